@@ -1,0 +1,353 @@
+"""Train the VQ tokenizer: first as a plain autoencoder, then with its codebook.
+
+Starting quantised wastes the first hours on codes that chase a moving encoder. Here an
+autoencoder whose unit latents carry noise is trained first; k-means on its latents gives the
+codebook; only then are latents quantised. Command: `python -m pure.train_vq --help`.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from imaging.degrade import synthesise
+from pure.data import CropSampler, load_photos
+from pure.vq import CONFIGS, NORMALISE_EPS, VQModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VQTraining:
+    """How a tokenizer is trained.
+
+    Attributes:
+        crop: side of the training crops, pixels.
+        autoencoder_steps: steps before the codebook is made.
+        steps: all steps.
+        latent_noise: standard deviation of the noise on unit latents before there are codes.
+        lq_share: share of crops that are degraded and enlarged again; the tokenizer reads
+            low-quality pictures too.
+        coarse: weight of the L1 distance of 4× reduced pictures, which carry the colour.
+        perceptual: weight of the distance of SqueezeNet features; 0 turns it off.
+        commitment: weight of the encoder's pull towards its code.
+        ema: decay of the averaged weights that are saved for use.
+    """
+
+    size: str = "nano"
+    crop: int = 96
+    batch: int = 12
+    autoencoder_steps: int = 1200
+    steps: int = 3600
+    lr: float = 1e-3
+    warm_up: int = 100
+    latent_noise: float = 0.15
+    lq_share: float = 0.2
+    coarse: float = 0.5
+    perceptual: float = 0.2
+    commitment: float = 0.25
+    ema: float = 0.998
+    restart_every: int = 200
+    seed: int = 0
+
+
+class PerceptualDistance(nn.Module):
+    """Mean squared distance of channel-normalised SqueezeNet 1.1 features, unweighted.
+
+    The form of LPIPS (Zhang et al. 2018) without its learned heads; a training loss, not a
+    metric. Pictures are (B, 3, H, W) in [-1, 1].
+    """
+
+    LAYERS = (1, 4, 7, 9, 10, 11, 12)
+    # Caffe's BGR means over 255, as these weights were trained with; RGB order here
+    MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchvision.models import squeezenet1_1  # noqa: PLC0415 - slow to import
+
+        self.features = squeezenet1_1().features
+        self.features.load_state_dict(load_file(weights))
+        self.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(self.MEAN).view(1, 3, 1, 1))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        x = (((x + 1) / 2 - self.mean) * 255).flip(1)  # BGR
+        maps = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in self.LAYERS:
+                maps.append(F.normalize(x.float(), dim=1))
+        return maps
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        pairs = zip(self._maps(a), self._maps(b), strict=True)
+        return torch.stack([(p - q).pow(2).sum(1).mean() for p, q in pairs]).mean()
+
+
+def batch_pixels(sampler: CropSampler, step: int, settings: VQTraining) -> Tensor:
+    """Training batch number `step`: (B, 3, H, W) in [-1, 1]."""
+    pictures = []
+    for i in range(step * settings.batch, (step + 1) * settings.batch):
+        pixels = sampler.crop(i).pixels
+        if np.random.default_rng([settings.seed, 7, i]).random() < settings.lq_share:
+            lq, _ = synthesise(pixels, "realesrgan", seed=i)
+            enlarged = Image.fromarray(lq).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)
+            pixels = np.asarray(enlarged)
+        pictures.append(pixels)
+    x = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)  # (B, 3, H, W)
+    return x.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def spherical_kmeans(z: Tensor, k: int, *, iterations: int = 15, seed: int = 0) -> Tensor:
+    """`k` unit centres (k, D) of unit vectors `z` (N, D); empty clusters restart at a vector."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = z[torch.randperm(len(z), generator=generator)[:k]].clone()
+    for _ in range(iterations):
+        nearest = torch.cat([(part @ centres.mT).argmax(1) for part in z.split(16384)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, z)
+        counts = torch.bincount(nearest, minlength=k)
+        empty = counts == 0
+        fresh = torch.randint(len(z), (int(empty.sum()),), generator=generator)
+        sums[empty] = z[fresh]
+        centres = F.normalize(sums, dim=1)
+    return centres
+
+
+def quantise(model: VQModel, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Straight-through codes for latents `z` (B, D, h, w).
+
+    Returns:
+        The quantised latents, the codebook loss, the commitment loss, and the codes (B*h*w).
+    """
+    B, D, h, w = z.shape
+    flat = z.movedim(1, -1).reshape(-1, D).float()
+    with torch.no_grad():
+        codes = model.quantize.nearest(flat)
+    chosen = F.normalize(model.quantize.embedding(codes), eps=NORMALISE_EPS)
+    codebook = (chosen - flat.detach()).pow(2).sum(1).mean()
+    commitment = (chosen.detach() - flat).pow(2).sum(1).mean()
+    through = flat + (chosen - flat).detach()
+    return through.view(B, h, w, D).movedim(-1, 1), codebook, commitment, codes
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    """Mean over the batch of the RGB PSNR in dB of pictures in [-1, 1]."""
+    mse = ((x.clamp(-1, 1) - y) / 2).pow(2).flatten(1).mean(1)
+    return float((-10 * mse.log10()).mean())
+
+
+class VQTrainer:
+    """Holds what a training run holds; `run` takes it to its last step."""
+
+    def __init__(self, settings: VQTraining, photos: Path, perceptual: Path, out: Path) -> None:
+        self.settings, self.out = settings, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
+        torch.manual_seed(settings.seed)  # initial weights only: later draws have own generators
+        self.model = VQModel(CONFIGS[settings.size])
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-4
+        )
+        self.model, self.optimiser = self.accelerator.prepare(self.model, self.optimiser)
+        self.sampler = CropSampler(
+            load_photos(photos, "train", min_side=settings.crop),
+            settings.crop,
+            seed=settings.seed,
+        )
+        held_out = CropSampler(load_photos(photos, "held_out", min_side=128), 128, seed=1)
+        self.held_out = torch.from_numpy(
+            np.stack([held_out.crop(i).pixels for i in range(48)])
+        ).movedim(-1, 1).float() / 127.5 - 1
+        self.distance = PerceptualDistance(perceptual) if settings.perceptual else None
+        self.usage = torch.zeros(self.model.config.codebook_size, dtype=torch.long)
+        self.step = 0
+        self._resume()
+
+    @property
+    def quantised(self) -> bool:
+        return self.step >= self.settings.autoencoder_steps
+
+    def _lr(self) -> float:
+        s = self.settings
+        warm = min(1.0, (self.step + 1) / s.warm_up)
+        return s.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / s.steps)))
+
+    def _state_path(self) -> Path:
+        return self.out / "state.pt"
+
+    def _resume(self) -> None:
+        if not self._state_path().exists():
+            return
+        state = torch.load(self._state_path(), weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average, self.usage, self.step = state["average"], state["usage"], state["step"]
+        log.info("resumed at step %d", self.step)
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+            "usage": self.usage,
+            "step": self.step,
+        }
+        temporary = self._state_path().with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self._state_path())
+        config = json.dumps(asdict(self.model.config))
+        save_file(self.average, self.out / "vq.safetensors", metadata={"config": config})
+
+    def _make_codebook(self) -> None:
+        with torch.no_grad(), self.accelerator.autocast():
+            z = torch.cat(
+                [
+                    self.model.latents(batch_pixels(self.sampler, 10**6 + i, self.settings))
+                    .movedim(1, -1)
+                    .flatten(0, 2)
+                    .float()
+                    for i in range(120)
+                ]
+            )
+        centres = spherical_kmeans(z, self.model.config.codebook_size, seed=self.settings.seed)
+        self.model.quantize.embedding.weight.data.copy_(centres)
+        self.average["quantize.embedding.weight"].copy_(centres)
+        log.info("codebook of %d made from %d latents", len(centres), len(z))
+
+    def _restart_unused(self, z: Tensor) -> int:
+        """Move codes nobody chose since the last restart onto latents of this batch."""
+        unused = (self.usage == 0).nonzero().flatten()
+        flat = z.detach().movedim(1, -1).flatten(0, 2).float()
+        generator = torch.Generator().manual_seed(self.step)
+        unused = unused[torch.randperm(len(unused), generator=generator)][: len(flat)]
+        picks = torch.randperm(len(flat), generator=generator)[: len(unused)]
+        self.model.quantize.embedding.weight.data[unused] = flat[picks]
+        self.average["quantize.embedding.weight"][unused] = flat[picks]
+        self.usage.zero_()
+        return len(unused)
+
+    def _train_step(self) -> dict[str, float]:
+        s = self.settings
+        x = batch_pixels(self.sampler, self.step, s)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._lr()
+        losses: dict[str, Tensor] = {}
+        restarted = 0
+        with self.accelerator.autocast():
+            z = self.model.latents(x)
+            if self.quantised:
+                z_q, losses["codebook"], commitment, codes = quantise(self.model, z)
+                losses["commitment"] = s.commitment * commitment
+                self.usage += torch.bincount(codes, minlength=len(self.usage))
+                if self.step % s.restart_every == 0 and self.step < 0.8 * s.steps:
+                    restarted = self._restart_unused(z)
+            else:
+                generator = torch.Generator().manual_seed(self.step)
+                noise = torch.randn(z.shape, generator=generator) * s.latent_noise
+                z_q = F.normalize(z + noise, dim=1)
+            y = self.model.pixels(z_q).float()
+            losses["l1"] = (y - x).abs().mean()
+            losses["coarse"] = s.coarse * (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
+            if self.distance is not None:
+                losses["perceptual"] = s.perceptual * self.distance(y, x)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"the loss is {total.item()} at step {self.step}")
+        self.accelerator.backward(total)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        decay = min(s.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, value in self.model.state_dict().items():
+                self.average[key].lerp_(value, 1 - decay)
+        self.step += 1
+        return {k: float(v) for k, v in losses.items()} | {"restarted": restarted}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """PSNR and codebook use of the averaged weights on fixed held-out crops of 128 px."""
+        model = VQModel(self.model.config)
+        model.load_state_dict(self.average)
+        with self.accelerator.autocast():
+            z = model.latents(self.held_out)
+            used = math.nan
+            if self.quantised:
+                z, _, _, codes = quantise(model, z)
+                used = len(codes.unique())
+            y = model.pixels(z).float()
+        pictures = torch.cat([self.held_out[:12], y[:12].clamp(-1, 1)])
+        rows = [torch.cat(list(half), dim=2) for half in pictures.split(12)]
+        sheet = ((torch.cat(rows, dim=1) + 1) * 127.5).to(torch.uint8).movedim(0, -1).numpy()
+        Image.fromarray(sheet).save(self.out / "held_out.png")
+        return {"psnr": psnr(y, self.held_out), "codes_used": used}
+
+    def run(self, *, save_seconds: float = 120, evaluate_every: int = 200) -> None:
+        """Train to the last step, saving every `save_seconds`."""
+        saved = time.monotonic()
+        curve = self.out / "curve.csv"
+        while self.step < self.settings.steps:
+            if self.step == self.settings.autoencoder_steps:
+                self._make_codebook()
+            started = time.monotonic()
+            row = {"step": self.step} | self._train_step()
+            row["seconds"] = time.monotonic() - started
+            if self.step % 20 == 0:
+                if self.step % evaluate_every == 0:
+                    row |= self.evaluate()
+                _append(curve, row)
+                log.info(" ".join(f"{k}={v:.4g}" for k, v in row.items()))
+            if time.monotonic() - saved > save_seconds:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+
+
+CURVE = (
+    "step seconds l1 coarse perceptual codebook commitment restarted psnr codes_used".split()
+)
+
+
+def _append(path: Path, row: dict[str, float]) -> None:
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, CURVE)
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=Path("data/photos"))
+    parser.add_argument(
+        "--features", type=Path, default=Path("data/squeezenet1_1_features.safetensors")
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/vq"))
+    defaults = asdict(VQTraining())
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    arguments = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = VQTraining(**{name: arguments[name] for name in defaults})
+    VQTrainer(settings, arguments["photos"], arguments["features"], arguments["out"]).run()
+
+
+if __name__ == "__main__":
+    main()
