@@ -1,0 +1,1 @@
+"""PURE: perceive, understand and restore, as a model, a decoder and a pipeline."""

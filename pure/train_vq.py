@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from imaging.degrade import synthesise
 from pure.data import CropSampler, load_photos
-from pure.vq import CONFIGS, NORMALISE_EPS, VQModel
+from pure.vq import CONFIGS, NORMALISE_EPS, AttentionBlock, ResidualBlock, VQModel
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,11 @@ class VQTraining:
         crop: side of the training crops, pixels.
         autoencoder_steps: steps before the codebook is made.
         steps: all steps.
-        latent_noise: standard deviation of the noise on unit latents before there are codes.
+        latent_noise: standard deviation of the noise on unit latents before there are codes;
+            it grows to that over the first quarter of these steps.
+        spread: weight of the distance of the latents' first two moments from those of the
+            uniform distribution on the sphere. Without it they start out in one direction,
+            and it takes hundreds of steps until colour gets through.
         lq_share: share of crops that are degraded and enlarged again; the tokenizer reads
             low-quality pictures too.
         coarse: weight of the L1 distance of 4× reduced pictures, which carry the colour.
@@ -51,11 +55,12 @@ class VQTraining:
     batch: int = 12
     autoencoder_steps: int = 1200
     steps: int = 3600
-    lr: float = 1e-3
-    warm_up: int = 100
+    lr: float = 6e-4
+    warm_up: int = 30
     latent_noise: float = 0.15
+    spread: float = 1.0
     lq_share: float = 0.2
-    coarse: float = 0.5
+    coarse: float = 1.0
     perceptual: float = 0.2
     commitment: float = 0.25
     ema: float = 0.998
@@ -111,6 +116,15 @@ def batch_pixels(sampler: CropSampler, step: int, settings: VQTraining) -> Tenso
     return x.float() / 127.5 - 1
 
 
+def start_as_identity(model: VQModel) -> None:
+    """Zero the last layer of every residual branch, so that depth does not slow the start."""
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
+        elif isinstance(module, AttentionBlock):
+            nn.init.zeros_(module.proj_out.weight)
+
+
 @torch.no_grad()
 def spherical_kmeans(z: Tensor, k: int, *, iterations: int = 15, seed: int = 0) -> Tensor:
     """`k` unit centres (k, D) of unit vectors `z` (N, D); empty clusters restart at a vector."""
@@ -144,6 +158,14 @@ def quantise(model: VQModel, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return through.view(B, h, w, D).movedim(-1, 1), codebook, commitment, codes
 
 
+def spread(z: Tensor) -> Tensor:
+    """Squared distance of the moments of unit latents (B, D, h, w) from a uniform sphere's."""
+    flat = z.movedim(1, -1).flatten(0, 2).float()
+    D = flat.shape[1]
+    second = flat.mT @ flat / len(flat)
+    return flat.mean(0).pow(2).sum() + (second - torch.eye(D, device=z.device) / D).pow(2).sum()
+
+
 def psnr(x: Tensor, y: Tensor) -> float:
     """Mean over the batch of the RGB PSNR in dB of pictures in [-1, 1]."""
     mse = ((x.clamp(-1, 1) - y) / 2).pow(2).flatten(1).mean(1)
@@ -159,6 +181,7 @@ class VQTrainer:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
         torch.manual_seed(settings.seed)  # initial weights only: later draws have own generators
         self.model = VQModel(CONFIGS[settings.size])
+        start_as_identity(self.model)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-4
@@ -258,8 +281,10 @@ class VQTrainer:
                     restarted = self._restart_unused(z)
             else:
                 generator = torch.Generator().manual_seed(self.step)
-                noise = torch.randn(z.shape, generator=generator) * s.latent_noise
+                level = s.latent_noise * min(1.0, self.step / (s.autoencoder_steps / 4))
+                noise = torch.randn(z.shape, generator=generator) * level
                 z_q = F.normalize(z + noise, dim=1)
+            losses["spread"] = s.spread * spread(z)
             y = self.model.pixels(z_q).float()
             losses["l1"] = (y - x).abs().mean()
             losses["coarse"] = s.coarse * (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
@@ -277,7 +302,7 @@ class VQTrainer:
             for key, value in self.model.state_dict().items():
                 self.average[key].lerp_(value, 1 - decay)
         self.step += 1
-        return {k: float(v) for k, v in losses.items()} | {"restarted": restarted}
+        return {k: v.item() for k, v in losses.items()} | {"restarted": restarted}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -319,7 +344,7 @@ class VQTrainer:
 
 
 CURVE = (
-    "step seconds l1 coarse perceptual codebook commitment restarted psnr codes_used".split()
+    "step seconds l1 coarse perceptual spread codebook commitment restarted psnr codes_used".split()
 )
 
 

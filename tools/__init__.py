@@ -1,0 +1,1 @@
+"""Commands for maintainers: gather photographs, make test checkpoints, draw figures."""

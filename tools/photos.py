@@ -221,7 +221,7 @@ SHELVES = (
         france/chateaudeChenonceau.webp building castle, river
         france/citedeCarcassonne.webp building castle, wall
         france/eiffelTower.webp building tower, sky
-        france/montStMichel.webp building church, island
+        france/montStMichel.webp building church, sky
         *france/palaisdesPapes.webp building palace, tower
         france/pontduGard.webp building bridge, river
         france/reimsCathedral.webp building church, sky
@@ -238,11 +238,11 @@ SHELVES = (
         india/gatewayofIndia.webp building gate, night
         india/goldenTemple.webp building temple, lake
         india/greatStupa.webp building dome
-        india/hawaMahal.webp building palace, window
+        india/hawaMahal.webp building palace
         india/konarkSunTemple.webp building temple, ruins
         india/mysorePalace.webp building palace, dome
-        india/qutubMinar.webp building tower, arch
-        *india/rangGhar.webp building pavilion, grass
+        india/qutubMinar.webp building tower, sky
+        *india/rangGhar.webp building building, grass
         india/victoriaMemorial.webp building palace, dome
         usa/cabrillo.webp statue statue, sky
         usa/canyondeChelly.webp landscape canyon, river
@@ -274,8 +274,8 @@ SHELVES = (
         america.webp object drum, guitar
         australia.webp person musician
         ireland.webp person musician, stage
-        italy.webp person singer, stage
-        japan.webp street crowd, night
+        italy.webp person musician, stage
+        japan.webp person crowd, night
         mexico.webp person musician, guitar
         middleeast.webp object lute
         orchestra.webp person musician, stage
@@ -293,7 +293,7 @@ SHELVES = (
         sea3.webp water sea, coral
         sea4.webp water sea, coral
         sea5.webp water sea, cave
-        sea6.webp water sea, sea star
+        sea6.webp water sea
         """,
         resource=True,
     ),
@@ -332,13 +332,13 @@ SHELVES = (
         fish5.webp fish fish, coral
         fish6.webp fish fish
         fish7.webp fish fish, sand
-        fish9.webp fish clownfish, anemone
+        fish9.webp fish fish
         fish10.webp fish fish, coral
         fish11.webp fish fish
         fish12.webp fish fish, sand
         fish13.webp fish fish, coral
         fish14.webp fish fish, coral
-        fish15.webp fish fish, seaweed
+        fish15.webp fish fish
         fish16.webp fish fish, sand
         fish18.webp fish fish
         fish19.webp fish fish, rock
@@ -369,14 +369,14 @@ SHELVES = (
         christTheRedeemer.webp statue statue, sky
         colosseum.webp building amphitheatre, sky
         eiffelTower.webp building tower, sky
-        empireState.webp building skyscraper, sky
+        empireState.webp building tower, sky
         greatPyramid.webp building pyramid, desert
         greatWall.webp building wall, mountain
         jucheTower.webp building tower, sky
         kutubMinar.webp building tower, sky
         leMusee.webp building palace, cloud
         leaningTowerOfPisa.webp building tower
-        monument1.webp building mosque, dome
+        monument1.webp building dome, sky
         monument2.webp building ruins, column
         monument3.webp building church, tower
         mountRushmore.webp statue statue, mountain
@@ -508,14 +508,14 @@ SHELVES = (
         """
         Bridge_by_Sander_Klootwijk.jpg building bridge, sky
         Dragonfly_by_Bolly.jpg insect dragonfly, leaf
-        Picture_0B_by_freespace.jpg food fruit, bowl
+        Picture_0B_by_freespace.jpg food fruit
         Picture_1A_by_freespace.jpg tool paintbrush
         *Wine_by_Jakkub_Mede.jpg object table, drum
         aitzgorri_by_Aitzol_Berasategi.jpg landscape mountain, grass
         free_by_Peter_Nerlich.jpg object toy, lamp
         *friends_by_Aitzol_Berasategi.jpg animal dog, house
         greentock_by_Peter_Nerlich.jpg object clock
-        *life_by_Aitzol_Berasategi.jpg water river, forest
+        *life_by_Aitzol_Berasategi.jpg water river, rock
         *picosdeeuropa_by_Aitzol_Berasategi.jpg landscape mountain, grass
         *seeding_by_Clements_Engelhardt.jpg plant flower, grass
         sunset_by_Aitzol_Berasategi.jpg landscape sunset, mountain
@@ -527,7 +527,7 @@ SHELVES = (
         "usr/share/backgrounds/",
         "20.04/",
         """
-        Kleiber_by_Lukas_Baubkus.jpg bird nuthatch, tree
+        Kleiber_by_Lukas_Baubkus.jpg bird bird, tree
         """,
     ),
     Shelf(
@@ -543,9 +543,9 @@ SHELVES = (
         EveningGlow/contents/images/2560x1600.jpg vehicle boat, lake
         FallenLeaf/contents/images/2560x1600.jpg plant leaf
         Grey/contents/images/2560x1600.jpg building building
-        Kite/contents/images/2560x1600.jpg sky cloud, kite
+        Kite/contents/images/2560x1600.jpg sky cloud
         OneStandsOut/contents/images/2560x1600.jpg plant moss, leaf
-        Path/contents/images/2560x1600.jpg landscape forest, path
+        Path/contents/images/2560x1600.jpg landscape forest, tree
         summer_1am/contents/images/2560x1600.jpg water lake, sunset
         """,
     ),
@@ -564,7 +564,7 @@ SHELVES = (
         LadyBird.jpg insect ladybird, flower
         RainDrops.jpg plant leaf, drop
         Storm.jpg sky cloud, road
-        TwoWings.jpg plant flower, seed
+        TwoWings.jpg plant flower
         Wood.jpg texture wood
         YellowFlower.jpg plant flower
         """,
@@ -597,12 +597,12 @@ SHELVES = (
         mossy_log.jpg plant moss, wood
         mudstone.jpg texture rock
         ocean_splash.jpg water sea, drop
-        ocean_waves.jpg water sea, wave
+        ocean_waves.jpg water sea
         redwoods_above.jpg plant tree, forest
         rocks.jpg texture rock
         sheep.jpg landscape grass, sheep
         spiders_web.jpg object spider web, leaf
-        sun_behind_clouds.jpg sky cloud, sun
+        sun_behind_clouds.jpg sky cloud
         sun_behind_leaves.jpg plant leaf
         trees_above.jpg plant tree, sky
         trees_at_dusk.jpg plant tree, sunset
@@ -626,17 +626,17 @@ SHELVES = (
         *data/chicky_512.png animal dog
         *data/ela_original.jpg object book
         *data/fruits.jpg food fruit
-        *data/graf1.png texture wall, graffiti
+        *data/graf1.png texture wall
         *data/home.jpg building church, sky
         *data/leuvenA.jpg street house, road
-        *data/messi5.jpg person footballer, ball
+        *data/messi5.jpg person person, ball
         *data/orange.jpg food fruit
         *data/rubberwhale1.png object toy
         *data/squirrel_cls.jpg animal squirrel, branch
         *data/stuff.jpg object pencil
         *alphamat/input_images/plant.jpg plant leaf, pot
         *dnn_superres/butterfly.png insect butterfly
-        *hfs/data/000.jpg bird robin
+        *hfs/data/000.jpg bird bird
         *hfs/data/001.jpg water lake, forest
         *hfs/data/002.jpg plant tree, grass
         *text/scenetext01.jpg street sign, car
@@ -654,7 +654,7 @@ SHELVES = (
         "",
         """
         *external/wesaturate/500px/cvo9xd_keong_macan_srgb8.png landscape cliff, lake
-        *external/wesaturate/500px/tmshre_riaphotographs_srgb8.png plant flower, tulip
+        *external/wesaturate/500px/tmshre_riaphotographs_srgb8.png plant flower
         *external/wesaturate/500px/u76c0g_bliznaca_srgb8.png plant flower, branch
         *jxl/flower/flower.png plant flower
         *jxl/hdr_room.png building room, chair
@@ -668,7 +668,7 @@ SHELVES = (
         """
         *astronaut.png person astronaut
         *brick.png texture wall
-        *camera.png person photographer, camera
+        *camera.png person person, camera
         *chelsea.png animal cat
         *coffee.png object cup, plate
         *coins.png object coin
@@ -700,8 +700,8 @@ SKIMAGE_CREDITS = {
     "coins.png": ("Brooklyn Museum Collection", "no known copyright restrictions"),
     "grass.png": ("Linolafett", "CC0-1.0"),
     "gravel.png": ("CC0 Textures", "CC0-1.0"),
-    "motorcycle_left.png": ("Middlebury 2014 stereo benchmark", "CC0-1.0"),
-    "rocket.jpg": ("SpaceX", "CC0-1.0"),
+    "motorcycle_left.png": ("Middlebury 2014 stereo benchmark", "not stated"),
+    "rocket.jpg": ("SpaceX", "public-domain"),
 }
 
 # Shelves where the copyright file still names what an earlier release had under the same file
@@ -1064,8 +1064,9 @@ def _credit_of(package: Package, shelf: Shelf, file: str) -> tuple[str, str, str
     few = stanza.holders[:4]
     author = "; ".join(few) + (" and others" if len(stanza.holders) > len(few) else "")
     note = None
-    if "*" in stanza.globs:
-        note = "blanket statement of the package; the photographer is not named"
+    stem = shelf.copyright_folder + file.rsplit(".", 1)[0]
+    if not any(glob.rsplit(".", 1)[0] == stem for glob in stanza.globs):
+        note = "blanket statement for many files; the photographer may not be among the names"
     elif shelf.prefix in REUSED_NAMES and file != "windmill.webp":
         note = "the package's statement may be about the picture an earlier release had here"
     return author, stanza.licence, note

@@ -1,0 +1,147 @@
+"""Logits to one token: guidance, entropy, how many candidates to keep, the draw.
+
+Order, as published: guidance, mask, entropy and top-k, temperature last. The mask is the
+grammar's: vectors here hold the allowed ids only, which gives the same softmax, entropy and
+threshold as a full row with the rest at minus infinity. Functions only; no model, no state.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MAX_ENTROPY = 10.0  # nats; the published code clamps to it before the sigmoid
+ENTROPY_FLOOR = 1e-10  # inside the published logarithm
+
+
+class SamplingError(ValueError):
+    """Sampling settings that cannot work; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How image tokens are drawn; the text is always written by its most likely tokens.
+
+    The defaults are the released behaviour. With the published sigmoid k stays within
+    14..1987, so the limits 1 and 2000 are never reached; kept, because it is the release.
+
+    Attributes:
+        mode: "dynamic" sizes the candidates by entropy, "topk" keeps `top_k`, "top1" one.
+        guidance_scale: weight of the conditional logits; below 1 it leans towards the
+            unconditional ones, 1 needs no unconditional pass.
+        temperature: divides the logits after the candidates are chosen.
+        k_min, k_max: limits of the dynamic k.
+        mu: entropy in nats at which k is half way.
+        top_k: candidates in mode "topk".
+    """
+
+    mode: Literal["dynamic", "topk", "top1"] = "dynamic"
+    guidance_scale: float = 0.8
+    temperature: float = 0.9
+    k_min: int = 1
+    k_max: int = 2000
+    mu: float = 5.0
+    top_k: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("dynamic", "topk", "top1"):
+            raise SamplingError(f"sampling is dynamic, topk or top1, not {self.mode!r}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise SamplingError(f"temperature must be above 0, not {self.temperature}")
+        if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
+            raise SamplingError(f"guidance must be 0 or more, not {self.guidance_scale}")
+        if not 1 <= self.k_min <= self.k_max:
+            raise SamplingError(f"k needs 1 <= k_min <= k_max, not {self.k_min}..{self.k_max}")
+        if self.top_k < 1:
+            raise SamplingError(f"top-k keeps at least 1 candidate, not {self.top_k}")
+        if not math.isfinite(self.mu):
+            raise SamplingError(f"mu must be a number of nats, not {self.mu}")
+
+    @classmethod
+    def parse(cls, text: str) -> "SamplingConfig":
+        """The configuration of `dynamic`, `top1` or `topk:K`, as on the command line."""
+        if text in ("dynamic", "top1"):
+            return cls(mode=text)  # type: ignore[arg-type]  # narrowed by the test above
+        name, _, number = text.partition(":")
+        if name == "topk" and number.isdecimal():
+            return cls(mode="topk", top_k=int(number))
+        raise SamplingError(f"sampling is dynamic, top1 or topk:K, not {text!r}")
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance: `uncond + scale * (cond - uncond)`, logits of any shape.
+
+    At 1 this is `cond`. PURE's published setting, 0.8, leans *towards* the unconditional
+    prediction. Source: Ho & Salimans 2022, with scale = 1 + w.
+    """
+    return scale * (cond - uncond) + uncond
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats, (...), of logits (..., N) at temperature 1, float32."""
+    probs = torch.softmax(logits.float(), dim=-1)
+    return -(probs * torch.log(probs + ENTROPY_FLOOR)).sum(-1)
+
+
+def dynamic_k(entropy_nats: float, config: SamplingConfig) -> int:
+    """Candidates to keep at an entropy: a sigmoid around `mu` between the limits."""
+    e = min(max(entropy_nats, 0.0), MAX_ENTROPY)
+    span = config.k_max - config.k_min
+    k = round(config.k_min + span / (1 + math.exp(-(e - config.mu))))
+    return min(max(k, config.k_min), config.k_max)
+
+
+def keep_top(logits: Tensor, k: int) -> Tensor:
+    """Mask (N,) of the `k` largest logits (N,); everything tied with the k-th is kept."""
+    k = min(k, logits.shape[-1])
+    return logits >= torch.topk(logits, k).values[-1]
+
+
+def noise(seed: int, position: int, n: int) -> Tensor:
+    """Exponential noise (n,), float32, a function of the seed and the position alone.
+
+    Drawn on the CPU whatever the device of the model, so that a seed gives the same picture
+    everywhere as far as the logits do; and keyed by position, so that tokens may be decided
+    in any order.
+    """
+    generator = torch.Generator().manual_seed(_mix(seed, position))
+    return torch.empty(n).exponential_(generator=generator)
+
+
+def _mix(seed: int, position: int) -> int:
+    """One 64-bit generator seed from two integers (the finaliser of SplitMix64)."""
+    z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 1) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return z ^ (z >> 31)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One drawn token: its index among the allowed ids, and how uncertain the model was."""
+
+    index: int
+    entropy: float  # nats, before top-k and temperature
+    k: int  # candidates asked for
+
+
+def choose(logits: Tensor, config: SamplingConfig, race: Tensor) -> Choice:
+    """Draw one of the allowed ids.
+
+    An exponential race, which is an exact draw: the arrival times race / p of independent
+    exponentials have their minimum at i with probability p_i.
+
+    Args:
+        logits: (N,) guided logits of the allowed ids, float32.
+        config: how many candidates, and the temperature.
+        race: (N,) exponential noise.
+    """
+    nats = float(entropy(logits))
+    if config.mode == "top1":
+        return Choice(int(logits.argmax()), nats, 1)
+    k = config.top_k if config.mode == "topk" else dynamic_k(nats, config)
+    kept = keep_top(logits, k)
+    probs = torch.softmax(logits / config.temperature, dim=-1) * kept
+    return Choice(int((probs / race.to(probs.device)).argmax()), nats, k)
