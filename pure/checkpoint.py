@@ -272,7 +272,10 @@ def load_vq(folder: Path, *, device: torch.device | str = "cpu") -> VQModel:
     state = {name: tensor for name, tensor in state.items() if name not in VQ_IGNORED}
     expected = vq.state_dict()
     wrong = [n for n, t in state.items() if n in expected and t.shape != expected[n].shape]
-    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    missing, unknown = (
+        sorted(expected.keys() - state.keys()),
+        sorted(state.keys() - expected.keys()),
+    )
     if missing or unknown or wrong:
         raise CheckpointError(
             f"the VQ tokenizer in {folder} does not fit: missing {missing[:5]}, "

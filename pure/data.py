@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from imaging.degrade import levels, scores, synthesise
+from pure.belief import label_text
+
 Split = Literal["train", "held_out"]
 
 
@@ -110,3 +113,20 @@ class CropSampler:
             image = Image.fromarray(np.ascontiguousarray(pixels))
             pixels = np.asarray(image.resize((self.size, self.size), Image.Resampling.BOX))
         return Crop(photo, np.ascontiguousarray(pixels))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A crop, its degraded version enlarged again, and the label that is true of it."""
+
+    crop: Crop
+    lq: np.ndarray  # uint8 (size, size, 3) RGB, enlarged to the size of the reference
+    label: str
+
+
+def make_pair(crop: Crop, seed: int, preset: str) -> Pair:
+    """Degrade a crop four times smaller by a preset of `imaging.degrade`, and enlarge it."""
+    small, parameters = synthesise(crop.pixels, preset, seed)
+    size = crop.pixels.shape[1::-1]
+    enlarged = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    return Pair(crop, np.asarray(enlarged), label_text(*levels(scores(parameters))))

@@ -85,9 +85,7 @@ class Conversation:
         self._last = self._prompt_last
 
     @torch.inference_mode()
-    def write_text(
-        self, *, given: Sequence[int] = (), label_only: bool = False
-    ) -> Iterator[Step]:
+    def write_text(self, *, given: Sequence[int] = (), label_only: bool = False) -> Iterator[Step]:
         """The model's own label and caption, its most likely token each time.
 
         Args:
@@ -95,9 +93,7 @@ class Conversation:
             label_only: stop after the first sentence.
         """
         self._rewind()
-        answer = Answer(
-            self.grammar, self.grid, label_only=label_only, text_limit=self.text_limit
-        )
+        answer = Answer(self.grammar, self.grid, label_only=label_only, text_limit=self.text_limit)
         pending: list[int] = []
         for token in given:
             phase = answer.expected().phase

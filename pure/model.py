@@ -283,9 +283,7 @@ class Transformer(nn.Module):
 
     def cache(self, capacity: int) -> KVCache:
         """An empty cache for one sequence, on the model's device and in its dtype."""
-        return KVCache(
-            self.config, capacity, device=self.device, dtype=self.lm_head.weight.dtype
-        )
+        return KVCache(self.config, capacity, device=self.device, dtype=self.lm_head.weight.dtype)
 
     def hidden(self, ids: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Final hidden states (B, T, hidden_size) of `ids` (B, T).

@@ -361,7 +361,11 @@ class _Restoration:
         return belief
 
     def _text(
-        self, conversation: Conversation, *, given: list[int] | None = None, label_only: bool = False
+        self,
+        conversation: Conversation,
+        *,
+        given: list[int] | None = None,
+        label_only: bool = False,
     ) -> dict[Phase, list[int]]:
         """Ids the model wrote, by phase; what was given is not counted as written."""
         written: dict[Phase, list[int]] = {Phase.LABEL: [], Phase.CAPTION: []}

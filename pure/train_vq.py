@@ -24,7 +24,15 @@ from torch import Tensor, nn
 
 from imaging.degrade import synthesise
 from pure.data import CropSampler, load_photos
-from pure.vq import CONFIGS, NORMALISE_EPS, AttentionBlock, ResidualBlock, VQModel
+from pure.vq import (
+    CONFIGS,
+    NORMALISE_EPS,
+    AttentionBlock,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    VQModel,
+)
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +59,11 @@ class VQTraining:
     """
 
     size: str = "nano"
-    crop: int = 96
-    batch: int = 12
-    autoencoder_steps: int = 1200
-    steps: int = 3600
-    lr: float = 6e-4
+    crop: int = 64
+    batch: int = 6
+    autoencoder_steps: int = 1500
+    steps: int = 3500
+    lr: float = 1e-3
     warm_up: int = 30
     latent_noise: float = 0.15
     spread: float = 1.0
@@ -86,6 +94,7 @@ class PerceptualDistance(nn.Module):
         self.features = squeezenet1_1().features
         self.features.load_state_dict(load_file(weights))
         self.requires_grad_(False)
+        self.mean: Tensor
         self.register_buffer("mean", torch.tensor(self.MEAN).view(1, 3, 1, 1))
 
     def _maps(self, x: Tensor) -> list[Tensor]:
@@ -116,13 +125,35 @@ def batch_pixels(sampler: CropSampler, step: int, settings: VQTraining) -> Tenso
     return x.float() / 127.5 - 1
 
 
-def start_as_identity(model: VQModel) -> None:
-    """Zero the last layer of every residual branch, so that depth does not slow the start."""
+@torch.no_grad()
+def start_as_identity(model: VQModel, jitter: float = 0.3) -> None:
+    """Let channels pass straight through at first, and zero every residual branch.
+
+    Under torch's default weights a signal shrinks at every convolution of the main path; here
+    that path starts as box reduction and nearest enlargement, plus `jitter` of the default.
+    """
+
+    def pass_through(conv: nn.Conv2d) -> None:
+        straight = nn.init.dirac_(torch.empty_like(conv.weight))
+        conv.weight.copy_(straight + jitter * conv.weight)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+
     for module in model.modules():
         if isinstance(module, ResidualBlock):
             nn.init.zeros_(module.conv2.weight)
+            if hasattr(module, "nin_shortcut"):
+                pass_through(module.nin_shortcut)
         elif isinstance(module, AttentionBlock):
             nn.init.zeros_(module.proj_out.weight)
+        elif isinstance(module, Upsample):
+            pass_through(module.conv)
+        elif isinstance(module, Downsample):
+            pass_through(module.conv)
+            channel = torch.arange(module.conv.out_channels)
+            module.conv.weight[channel, channel, :2, :2] = 0.25
+    for conv in (model.encoder.conv_in, model.encoder.conv_out, model.decoder.conv_in):
+        pass_through(conv)
 
 
 @torch.no_grad()
@@ -184,7 +215,7 @@ class VQTrainer:
         start_as_identity(self.model)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-4
+            self.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0
         )
         self.model, self.optimiser = self.accelerator.prepare(self.model, self.optimiser)
         self.sampler = CropSampler(
@@ -193,9 +224,13 @@ class VQTrainer:
             seed=settings.seed,
         )
         held_out = CropSampler(load_photos(photos, "held_out", min_side=128), 128, seed=1)
-        self.held_out = torch.from_numpy(
-            np.stack([held_out.crop(i).pixels for i in range(48)])
-        ).movedim(-1, 1).float() / 127.5 - 1
+        self.held_out = (
+            torch.from_numpy(np.stack([held_out.crop(i).pixels for i in range(48)]))
+            .movedim(-1, 1)
+            .float()
+            / 127.5
+            - 1
+        )
         self.distance = PerceptualDistance(perceptual) if settings.perceptual else None
         self.usage = torch.zeros(self.model.config.codebook_size, dtype=torch.long)
         self.step = 0
@@ -244,7 +279,7 @@ class VQTrainer:
                     .movedim(1, -1)
                     .flatten(0, 2)
                     .float()
-                    for i in range(120)
+                    for i in range(300)
                 ]
             )
         centres = spherical_kmeans(z, self.model.config.codebook_size, seed=self.settings.seed)
@@ -343,9 +378,10 @@ class VQTrainer:
         self._save()
 
 
-CURVE = (
-    "step seconds l1 coarse perceptual spread codebook commitment restarted psnr codes_used".split()
-)
+CURVE = [
+    *("step", "seconds", "l1", "coarse", "perceptual", "spread", "codebook", "commitment"),
+    *("restarted", "psnr", "codes_used"),
+]
 
 
 def _append(path: Path, row: dict[str, float]) -> None:

@@ -100,7 +100,7 @@ class Vocab:
         by_code = {code: i for name, i in names.items() if (code := code_of(name)) is not None}
         if not by_code or sorted(by_code) != list(range(len(by_code))):
             raise VocabularyError(f"the vocabulary's {len(by_code)} image codes have gaps")
-        grids = []
+        grids: list[int] = []
         while (name := grid_name(len(grids) + 1)) in names:
             grids.append(names[name])
         if not grids:

@@ -6,6 +6,7 @@ module knows nothing of token ids, sequences or files.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -145,9 +146,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.res = nn.ModuleList(
-            ResidualBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.res = nn.ModuleList(ResidualBlock(a, b, groups) for a, b in pairwise(widths))
         self.attn = nn.ModuleList(
             AttentionBlock(out_channels, groups) for _ in range(blocks if attention else 0)
         )
@@ -157,10 +156,9 @@ class Level(nn.Module):
             x = block(x)
             if len(self.attn):
                 x = self.attn[i](x)
-        if hasattr(self, "downsample"):
-            x = self.downsample(x)
-        if hasattr(self, "upsample"):
-            x = self.upsample(x)
+        for name in ("downsample", "upsample"):
+            if name in self._modules:
+                x = self.get_submodule(name)(x)
         return x
 
 
@@ -275,7 +273,7 @@ class VQModel(nn.Module):
 
     @torch.inference_mode()
     def encode(self, image: Tensor) -> Tensor:
-        """Codes (B, h, w), int64, of pictures (B, 3, H, W), float32 RGB in [0, 1].
+        """Codes (B, h, w), int64, of pictures (B, 3, H, W), RGB in [0, 1], float32 or float64.
 
         The latents are computed in the weights' dtype and compared in float32.
 
@@ -285,8 +283,7 @@ class VQModel(nn.Module):
         _, _, H, W = image.shape
         if H % self.factor or W % self.factor or not H or not W:
             raise ValueError(f"picture sides must be multiples of {self.factor}, got {W} × {H}")
-        weight = self.quant_conv.weight
-        z = self.latents((image * 2 - 1).to(weight))
+        z = self.latents((image * 2 - 1).to(self.quant_conv.weight))
         B, D, h, w = z.shape
         return self.quantize.nearest(z.movedim(1, -1).reshape(-1, D).float()).view(B, h, w)
 
@@ -297,7 +294,7 @@ class VQModel(nn.Module):
         Raises:
             ValueError: a code lies outside the codebook.
         """
-        if codes.numel() and not (0 <= codes.min() and codes.max() < self.config.codebook_size):
+        if codes.numel() and not (codes.min() >= 0 and codes.max() < self.config.codebook_size):
             raise ValueError(
                 f"codes must lie in 0..{self.config.codebook_size - 1}, "
                 f"got {int(codes.min())}..{int(codes.max())}"
@@ -307,18 +304,16 @@ class VQModel(nn.Module):
         return (y.clamp(-1, 1) + 1) / 2
 
     def encode_image(self, image: Image.Image) -> Tensor:
-        """Codes (h, w) of an RGB picture, bit for bit as published.
+        """Codes (h, w) of an RGB picture, as published.
 
         The scaling to [-1, 1] runs in float64 and is cast once: doing it in float32 moves
         some values by one unit in the last place and can flip a code.
+
+        Raises:
+            ValueError: a side is not a multiple of the cell size.
         """
         pixels = np.asarray(image, dtype=np.float64) / 255  # (H, W, 3)
-        x = torch.from_numpy(pixels * 2 - 1).movedim(-1, 0)[None]
-        weight = self.quant_conv.weight
-        with torch.inference_mode():
-            z = self.latents(x.to(weight))
-            _, D, h, w = z.shape
-            return self.quantize.nearest(z.movedim(1, -1).reshape(-1, D).float()).view(h, w)
+        return self.encode(torch.from_numpy(pixels).movedim(-1, 0)[None])[0]
 
     def decode_image(self, codes: Tensor) -> Image.Image:
         """The RGB picture of codes (h, w); truncated to 8 bit, not rounded, as published."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,13 +30,13 @@ FIRE_INDEX = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
 class _ArraysOnly(pickle.Unpickler):
     """Reads arrays and refuses everything else a pickle could run."""
 
-    ALLOWED = {
+    ALLOWED: ClassVar = {
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     }
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's signature
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return self.ALLOWED[(module, name)]
         except KeyError:

@@ -1,0 +1,68 @@
+# `make run` and `make test` set up what they need: a virtual environment in .venv, and the
+# packages of requirements*.txt in it. A second call starts at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Small matrices: threads beyond the first wait for each other more than they compute.
+TEST_ENV = OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test chromium lint format data figures
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## Start the app, on this machine
+	$(BIN)/python app.py
+
+test: $(VENV)/.installed-dev chromium ## Run every test that needs no GPU and no published weights
+	$(TEST_ENV) $(BIN)/python -m pytest --timeout=300
+	$(TEST_ENV) $(BIN)/python -m pytest --timeout=300 -m browser
+
+lint: $(VENV)/.installed-dev ## Check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Format the code and sort its imports
+	$(BIN)/ruff check --fix --select I
+	$(BIN)/ruff format
+
+data: $(VENV)/.installed ## Gather the training photographs into data/ (needs apt-get and 300 MB)
+	$(BIN)/python -m tools.photos
+	$(BIN)/python -m tools.perceptual_weights
+
+figures: $(VENV)/.installed ## Make the pictures of README and docs again
+	$(BIN)/python -m tools.figures
+
+# The browser tests drive the system's Chromium. Where it is missing and cannot be installed they
+# skip with a sentence, but never in CI, where nobody would notice.
+chromium:
+	@for name in chromium chromium-browser google-chrome; do \
+	  command -v $$name >/dev/null && exit 0; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Chromium for the browser tests."; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium \
+	    >/dev/null && exit 0; \
+	fi; \
+	echo "There is no Chromium: install it (Debian: apt-get install chromium)" \
+	  "and the browser tests run too."; \
+	[ "$$CI" != true ]
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "This needs Python 3.11 or 3.12: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-dev.txt -c constraints.txt
+	@touch $@

@@ -1,0 +1,55 @@
+"""The demo: its parts put together and launched. `python app.py` serves 127.0.0.1:7860."""
+
+import logging
+import os
+from contextlib import suppress
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+with suppress(ImportError):
+    import spaces  # noqa: F401 - before anything can touch CUDA, as ZeroGPU asks
+
+import gradio as gr
+
+from pure.pipeline import PurePipeline
+from ui import components, restore_tab
+from ui.boundary import Model
+from ui.settings import Settings
+
+CACHE_SECONDS = (1800, 3600)  # how often uploads and results are looked at, and how old they get
+
+
+def compose(model: Model, settings: Settings) -> gr.Blocks:
+    """The page around a model: one line a tab."""
+    with gr.Blocks(title="PURE", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+        gr.HTML(components.header(model.name, model.note), elem_id="head")
+        with gr.Tabs(), gr.Tab("Restore", id="restore"):
+            restore_tab.build(model, settings)
+    return page.queue(max_size=settings.queue_size)
+
+
+def launch_options(settings: Settings) -> dict[str, object]:
+    """What `launch` is given, here and in the tests."""
+    return {
+        "theme": components.theme(),
+        "css": components.CSS,
+        "max_file_size": settings.max_file_mb * 1_000_000,
+        "show_error": False,
+        "run_history": False,
+        "footer_links": ["api"],
+        "enable_monitoring": False,
+        "ssr_mode": False,
+    }
+
+
+def main() -> None:
+    """Serve the demo."""
+    logging.basicConfig(level=logging.INFO)
+    demo.launch(**launch_options(settings))
+
+
+settings = Settings.from_environment()
+pipeline = PurePipeline.from_pretrained(settings.checkpoint, device=settings.device)
+demo = compose(Model(pipeline, device=settings.device), settings)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The pages of the demo. Gradio appears here and in `app.py`, and nowhere else."""

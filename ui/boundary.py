@@ -1,0 +1,164 @@
+"""What stands between the handlers and the world: errors, the one model, the GPU lease.
+
+A handler may raise what it likes. Sentences made for people are shown as they are; anything else
+goes to the log under a reference, and only the reference is shown.
+"""
+
+import html
+import inspect
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, Protocol
+
+import gradio as gr
+from PIL import Image
+
+from imaging.load import PhotoError
+from pure.belief import BeliefError
+from pure.checkpoint import RELEASED_ID, CheckpointError
+from pure.pipeline import Done, Event, RestoreError, RestoreSettings
+from pure.sampling import SamplingError
+
+VISITOR_ERRORS = (PhotoError, RestoreError, BeliefError, SamplingError, CheckpointError)
+
+# Seconds a pass of the transformer takes, for estimates before the first run has been timed.
+# Nano: measured on two busy CPU cores. On a GPU: a guess for 7B in bfloat16, to be measured.
+CPU_SECONDS_PER_PASS = 0.006
+GPU_SECONDS_PER_PASS = 0.03
+TEXT_PASSES = 60  # label and caption, roughly
+LEASE_MARGIN = 1.3  # a lease that runs out loses the picture
+LEASE_SECONDS = 15  # never less: waking up takes a while
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline(Protocol):
+    """What the pages need of `pure.pipeline.PurePipeline`."""
+
+    checkpoint: Any  # name, is_nano, native, vq: read in `Model` only
+
+    def stream(
+        self, image: Image.Image, settings: RestoreSettings | None = None
+    ) -> Iterator[Event]: ...
+
+    def tiles(self, size: tuple[int, int], scale: int) -> int: ...
+
+
+def shown(error: Exception) -> gr.Error:
+    """The error a visitor sees, HTML escaped; logs what is not meant for visitors."""
+    if isinstance(error, gr.Error):
+        return error  # it has been through here, or Gradio made it for visitors
+    if isinstance(error, VISITOR_ERRORS):
+        message = sentence(str(error))
+    else:
+        reference = secrets.token_hex(3)
+        logger.error("reference %s", reference, exc_info=error)
+        message = f"Something broke on our side (reference {reference})."
+    return gr.Error(html.escape(message, quote=False), print_exception=False)
+
+
+def sentence(text: str) -> str:
+    """With a capital at the start and a full stop at the end."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ")")) else ".")
+
+
+def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler, plain or a generator, whose every error is one a visitor may see."""
+    if inspect.isgeneratorfunction(handler):
+
+        @wraps(handler)
+        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            try:
+                yield from handler(*args, **kwargs)
+            except Exception as error:
+                raise shown(error) from error
+
+        return stream
+
+    @wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except Exception as error:
+            raise shown(error) from error
+
+    return call
+
+
+class Model:
+    """The one loaded checkpoint, which one visitor at a time may use.
+
+    The queue of the page lets one run in. The lock here is for whatever gets past it: it is held
+    for one event at a time, never between two, so that a run somebody left cannot block the rest.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, device: str = "cpu") -> None:
+        self._pipeline = pipeline
+        self._lock = threading.Lock()
+        checkpoint = pipeline.checkpoint
+        self.name: str = checkpoint.name
+        self.note = describe(checkpoint)
+        self.native: int = checkpoint.native
+        self.factor: int = checkpoint.vq.factor
+        self.codes: int = checkpoint.vq.config.codebook_size
+        self.seconds_per_pass = CPU_SECONDS_PER_PASS if device == "cpu" else GPU_SECONDS_PER_PASS
+        self._leased = lease(self._stream, self.lease_seconds)
+
+    def stream(self, image: Image.Image, settings: RestoreSettings) -> Iterator[Event]:
+        """Restore a photo; closing the iterator ends the work after the event under way.
+
+        Raises:
+            gr.Error: whatever happened, as a visitor may see it.
+        """
+        events = self._leased(image, settings)
+        try:
+            while True:
+                with self._lock:
+                    event = next(events, None)
+                if event is None:
+                    return
+                if isinstance(event, Done) and event.output.passes:
+                    self.seconds_per_pass = sum(event.output.seconds.values()) / event.output.passes
+                yield event
+        finally:
+            events.close()
+
+    def _stream(self, image: Image.Image, settings: RestoreSettings) -> Iterator[Event]:
+        # guarded on this side of the lease, too: only gr.Error keeps its text on the way back
+        yield from guarded(self._pipeline.stream)(image, settings)
+
+    def passes(self, size: tuple[int, int], scale: int) -> int:
+        """Runs of the transformer it takes to restore a photo of a size, roughly."""
+        per_tile = (self.native // self.factor) ** 2
+        return self._pipeline.tiles(size, scale) * per_tile + TEXT_PASSES
+
+    def seconds(self, size: tuple[int, int], scale: int) -> float:
+        """How long that takes, at the pace of the last run."""
+        return self.passes(size, scale) * self.seconds_per_pass
+
+    def lease_seconds(self, image: Image.Image, settings: RestoreSettings) -> int:
+        """Seconds of GPU to ask for; takes what the leased function takes."""
+        seconds = self.seconds(image.size, settings.scale) * LEASE_MARGIN
+        return max(LEASE_SECONDS, round(seconds))
+
+
+def describe(checkpoint: Any) -> str:
+    """What a checkpoint is, in a few words that claim nothing; empty if only its name is known."""
+    if checkpoint.is_nano:
+        photos = getattr(checkpoint, "photos", None)
+        number = f" on {photos:,} photographs" if photos else ""
+        return f"a small checkpoint trained by this project{number}; not the paper's 7B model"
+    return "PURE 7B (released weights)" if checkpoint.name == RELEASED_ID else ""
+
+
+def lease(function: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Any:
+    """The function with a GPU around it on ZeroGPU; elsewhere the very same function."""
+    try:
+        import spaces
+    except ImportError:
+        return function
+    return spaces.GPU(duration=duration)(function)

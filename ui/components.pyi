@@ -1,0 +1,233 @@
+"""Theme, style sheet and the pieces of a page that more than one tab may show.
+
+Everything here is HTML or colour made from plain values; nothing knows the model or an event.
+Text that comes from a model or a visitor is escaped here.
+"""
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.data_classes import ImageData
+from PIL import Image
+
+# Stops of matplotlib's perceptually uniform maps (BSD-licensed, public domain by CC0), 11 each.
+_MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf"
+_VIRIDIS = "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725"
+
+FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def theme() -> gr.themes.Base:
+    """System fonts, so that nothing is fetched; one accent."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=FONT,
+        font_mono=MONO,
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+#head h1 { font-size: 1.65rem; line-height: 1.25; margin: .4rem 0 .15rem; font-weight: 700; }
+#head p { margin: 0; color: var(--body-text-color-subdued); line-height: 1.5; }
+#head .model { display: inline-block; margin-top: .55rem; padding: .3rem .7rem; border-radius: 6px;
+  background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
+  font-size: .92rem; color: var(--body-text-color); }
+#head .model b { font-weight: 650; }
+
+button, [role=tab], summary, input[type=number], select { min-height: 44px; }
+.gradio-container :is(button, a, input, textarea, select, summary, [tabindex]):focus-visible {
+  outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
+
+#belief-lines dl { margin: 0; display: grid; grid-template-columns: 7.2rem 1fr; row-gap: .5rem; }
+#belief-lines dt { font-weight: 600; color: var(--body-text-color-subdued); padding-top: .1rem; }
+#belief-lines dd { margin: 0; font-size: 1.1rem; line-height: 1.45; min-height: 1.6rem;
+  overflow-wrap: anywhere; }
+#belief-lines dd.caption { min-height: 3.2rem; }
+#belief-lines .pending { color: var(--body-text-color-subdued); font-size: 1rem; }
+
+#status .line { display: flex; justify-content: space-between; gap: 1rem; min-height: 1.6rem;
+  font-variant-numeric: tabular-nums; }
+#status .line span:last-child { color: var(--body-text-color-subdued); text-align: right; }
+#status .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary);
+  overflow: hidden; margin-top: .3rem; }
+#status .bar i { display: block; height: 100%; background: var(--primary-600); border-radius: 4px;
+  transition: width .25s linear; }
+#status .bar i.busy { width: 30%; animation: sweep 1.4s ease-in-out infinite alternate; }
+@keyframes sweep { from { margin-left: 0 } to { margin-left: 70% } }
+@media (prefers-reduced-motion: reduce) {
+  #status .bar i { transition: none } #status .bar i.busy { animation: none; width: 100%;
+  opacity: .45 } }
+#status .problem { color: #b42318; font-weight: 600; }
+.dark #status .problem { color: #fda29b; }
+
+.heat { margin: 0; }
+.heat .title { display: flex; justify-content: space-between; gap: .5rem; font-size: .92rem;
+  margin-bottom: .35rem; flex-wrap: wrap; }
+.heat .title b { font-weight: 600; }
+.heat .title span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.heat .frame { height: 190px; display: flex; align-items: center; justify-content: center;
+  border: 1px solid var(--border-color-primary); border-radius: 6px; overflow: hidden;
+  background: var(--background-fill-secondary); color: var(--body-text-color-subdued);
+  font-size: .92rem; text-align: center; padding: 4px; }
+.heat img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }
+.heat .scale { height: 10px; border-radius: 3px; margin-top: .45rem; }
+.heat .ticks { display: flex; justify-content: space-between; font-size: .85rem;
+  color: var(--body-text-color-subdued); margin-top: .15rem; font-variant-numeric: tabular-nums; }
+
+.pair { display: flex; justify-content: space-between; font-size: .95rem; font-weight: 600; }
+.facts dl { margin: 0; display: grid; grid-template-columns: 9rem 1fr; row-gap: .3rem;
+  font-variant-numeric: tabular-nums; }
+.facts dt { color: var(--body-text-color-subdued); } .facts dd { margin: 0; overflow-wrap: anywhere }
+.note { font-size: .9rem; color: var(--body-text-color-subdued); line-height: 1.45; }
+.note a { text-decoration: underline; }
+"""
+
+from gradio.events import Dependency
+
+class PhotoInput(gr.Image):
+    """`gr.Image` that hands over the file as it came, unopened.
+
+    Differs from `type="filepath"`, which opens it with every plugin Pillow has and turns what it
+    cannot read into a message of its own.
+    """
+
+    is_template = True  # Gradio's word for: drawn like the class it is made from
+
+    def preprocess(self, payload: ImageData | None) -> Any:
+        if payload is None or payload.path is None:
+            return super().preprocess(payload)
+        return payload.path
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def header(name: str, note: str) -> str:
+    """Title, one sentence, and which model this is."""
+    about = f": {html.escape(note)}" if note else ""
+    return (
+        "<header><h1>PURE: perceive, understand, restore</h1>"
+        "<p>An autoregressive model names the damage, says what it sees, "
+        "and then paints the photo anew, four times as large.</p>"
+        f'<p class="model"><b>{html.escape(name)}</b>{about}</p></header>'
+    )
+
+
+@dataclass(frozen=True)
+class Heat:
+    """How a map of numbers is shown.
+
+    Attributes:
+        title: above it.
+        alt: for those who do not see it.
+        unit: of the numbers.
+        low, high: where the colours begin and end.
+        stops: of the colours.
+        log: whether the colours follow the logarithm.
+    """
+
+    title: str
+    alt: str
+    unit: str
+    low: float
+    high: float
+    stops: str
+    log: bool = False
+
+
+def entropy_heat(codes: int) -> Heat:
+    """Of the entropy of each code's distribution; a codebook's size bounds it."""
+    return Heat("Entropy", "how unsure the model is of each code", "nats", 0, np.log(codes), _MAGMA)
+
+
+def k_heat(k_max: int) -> Heat:
+    """Of the candidates kept for each code."""
+    return Heat(
+        "Candidates", "how many codes were drawn from", "codes", 1, max(k_max, 2), _VIRIDIS, True
+    )
+
+
+def colours(values: np.ndarray, heat: Heat) -> Image.Image:
+    """A map as pixels, one a cell, RGBA; what is not a number yet is transparent."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, heat.low).astype(np.float64)
+    low, high = heat.low, heat.high
+    if heat.log:
+        filled, low, high = np.log(np.maximum(filled, 1e-9)), np.log(low), np.log(high)
+    share = np.clip((filled - low) / (high - low), 0, 1)
+    stops = np.array([list(bytes.fromhex(stop)) for stop in heat.stops.split()], float)
+    at = np.linspace(0, 1, len(stops))
+    pixels = np.stack([np.interp(share, at, stops[:, c]) for c in range(3)], -1)
+    rgba = np.dstack([pixels, np.where(known, 255, 0)]).round().astype(np.uint8)
+    return Image.fromarray(rgba)
+
+
+def heat_map(values: np.ndarray | None, heat: Heat) -> str:
+    """The map, its range and its legend; a quiet frame as long as there is nothing."""
+    summary, inside = "", "appears with the first rows"
+    if values is not None and (known := values[np.isfinite(values)]).size:
+        middle = float(np.median(known))
+        summary = (
+            f"median {_number(middle)}, {_number(known.min())} to {_number(known.max())} "
+            f"{heat.unit}"
+        )
+        alt = f"Map of {heat.alt}: {summary}."
+        inside = f'<img src="{png_uri(colours(values, heat))}" alt="{html.escape(alt)}">'
+    gradient = ", ".join(f"#{stop}" for stop in heat.stops.split())
+    middle = (heat.low * heat.high) ** 0.5 if heat.log else (heat.low + heat.high) / 2
+    ticks = "".join(
+        f"<span>{_number(value)}{suffix}</span>"
+        for value, suffix in ((heat.low, ""), (middle, ""), (heat.high, f" {heat.unit}"))
+    )
+    return (
+        f'<figure class="heat"><div class="title"><b>{heat.title}</b><span>{summary}</span></div>'
+        f'<div class="frame">{inside}</div>'
+        f'<div class="scale" style="background:linear-gradient(90deg,{gradient})"></div>'
+        f'<div class="ticks">{ticks}</div></figure>'
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or float(value).is_integer() else f"{value:.1f}"
+
+
+def png_uri(image: Image.Image) -> str:
+    """A small picture inside the page itself."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def facts(rows: dict[str, str]) -> str:
+    """A list of names and values."""
+    lines = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in rows.items()
+    )
+    return f'<div class="facts"><dl>{lines}</dl></div>'
