@@ -30,7 +30,7 @@ format: $(VENV)/.installed-dev ## Format the code and sort its imports
 	$(BIN)/ruff check --fix --select I
 	$(BIN)/ruff format
 
-data: $(VENV)/.installed ## Gather the training photographs into data/ (needs apt-get and 300 MB)
+data: $(VENV)/.installed ## Gather the training photographs into data/ (needs apt-get; 380 MB)
 	$(BIN)/python -m tools.photos
 	$(BIN)/python -m tools.perceptual_weights
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import suppress
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 with suppress(ImportError):
@@ -27,7 +28,7 @@ def compose(model: Model, settings: Settings) -> gr.Blocks:
     return page.queue(max_size=settings.queue_size)
 
 
-def launch_options(settings: Settings) -> dict[str, object]:
+def launch_options(settings: Settings) -> dict[str, Any]:
     """What `launch` is given, here and in the tests."""
     return {
         "theme": components.theme(),

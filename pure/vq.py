@@ -32,6 +32,9 @@ class VQConfig:
         codebook_dim: length of a code vector; vectors live on the unit sphere.
         norm_groups: groups of every GroupNorm. Thin networks need fewer than 32: with one
             channel a group the norm would erase each channel's mean, and colour with it.
+        output_norm: normalise before the last convolution of encoder and decoder. It divides
+            brightness and colour by the contrast of the picture, which a thin network does not
+            learn to undo in reasonable time.
     """
 
     channels: int = 128
@@ -42,6 +45,7 @@ class VQConfig:
     codebook_size: int = 16384
     codebook_dim: int = 8
     norm_groups: int = 32
+    output_norm: bool = True
 
     @property
     def factor(self) -> int:
@@ -59,6 +63,7 @@ CONFIGS = {
         z_channels=96,
         codebook_size=4096,
         norm_groups=8,
+        output_norm=False,
     ),
     "tiny": VQConfig(
         channels=8,
@@ -189,7 +194,7 @@ class Encoder(nn.Module):
             self.conv_blocks.append(level)
             width = out
         self.mid = _middle(width, groups)
-        self.norm_out = _norm(width, groups)
+        self.norm_out = _norm(width, groups) if config.output_norm else nn.Identity()
         self.conv_out = nn.Conv2d(width, config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,7 +222,7 @@ class Decoder(nn.Module):
                 level.upsample = Upsample(out)
             self.conv_blocks.append(level)
             width = out
-        self.norm_out = _norm(width, groups)
+        self.norm_out = _norm(width, groups) if config.output_norm else nn.Identity()
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

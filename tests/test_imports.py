@@ -26,6 +26,8 @@ OURS = {*ARROWS, "tests"}
 GRADIO_MAY = {"app", "ui"}
 # Optional or slow: imported by the function that needs them.
 LATE = {"diffusers", "peft", "pyiqa", "spaces", "spandrel", "transformers", "xformers"}
+# The entry point: `spaces` wants to be there before CUDA, and Gradio's switches before Gradio.
+EARLY_MAY = {"app": {"spaces"}}
 ENVIRONMENT_MAY = Path("ui/settings.py")
 
 FILES = sorted(
@@ -68,6 +70,17 @@ def is_environment(node):
     return (isinstance(node, ast.Attribute) and node.attr in names) or (
         isinstance(node, ast.Name) and node.id in names
     )
+
+
+def settings_of(tree):
+    """Lines that set an environment variable to a constant: `os.environ["NAME"] = "value"`."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and all(isinstance(t, ast.Subscript) and is_environment(t.value) for t in node.targets)
+    ]
 
 
 @pytest.fixture(params=FILES, ids=str)
@@ -114,21 +127,22 @@ def test_gradio_stays_in_the_interface(file, tree):
     assert "gradio" not in roots or layer_of(file) in GRADIO_MAY
 
 
-def test_heavy_packages_are_imported_late(tree):
+def test_heavy_packages_are_imported_late(file, tree):
     early = {
         name.split(".")[0]
         for node in at_import(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name, _ in imports(ast.Module([node], []))
     }
-    assert early & LATE == set()
+    assert early & LATE <= EARLY_MAY.get(layer_of(file), set())
 
 
 def test_the_environment_is_read_in_one_place_and_not_on_import(file, tree):
     where = tree if file != ENVIRONMENT_MAY else ast.Module([], [])
+    written = settings_of(tree) if layer_of(file) == "app" else []
     read = [node.lineno for node in ast.walk(where) if is_environment(node)]
     early = [node.lineno for node in at_import(tree) if is_environment(node)]
-    assert read + early == []
+    assert set(read + early) <= set(written)
 
 
 def test_methods_do_not_know_each_other_and_one_knows_the_model():

@@ -8,11 +8,9 @@ import base64
 import html
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.data_classes import ImageData
 from PIL import Image
 
 # Eleven stops of matplotlib's perceptually uniform maps, which are in the public domain (CC0).
@@ -45,6 +43,9 @@ def theme() -> gr.themes.Base:
         block_info_text_color_dark="*neutral_300",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
+        color_accent="*primary_700",
+        color_accent_soft="*primary_50",
+        block_label_text_size="*text_sm",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
     )
@@ -52,27 +53,43 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-#head h1 { font-size: 1.65rem; line-height: 1.25; margin: .4rem 0 .15rem; font-weight: 700; }
-#head p { margin: 0; color: var(--body-text-color-subdued); line-height: 1.5; }
-#head .model { display: inline-block; margin-top: .55rem; padding: .3rem .7rem; border-radius: 6px;
-  background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
-  font-size: .92rem; color: var(--body-text-color); }
-#head .model b { font-weight: 650; }
+.dark { --color-accent: var(--primary-400); }
+.gradio-container .html-container { padding-left: 0; padding-right: 0; }
+.visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); white-space: nowrap; }
+#left, #right { gap: 12px; }
 
-button, [role=tab], summary, input[type=number], select { min-height: 44px; }
-.gradio-container :is(button, a, input, textarea, select, summary, [tabindex]):focus-visible {
+#head h1 { font-size: 1.7rem; line-height: 1.25; margin: .4rem 0 .2rem; font-weight: 700; }
+#head p { margin: 0; color: var(--body-text-color-subdued); line-height: 1.5; font-size: 1rem; }
+#head p.model { display: inline-block; margin-top: .6rem; padding: .3rem .7rem;
+  border-radius: 6px; background: var(--background-fill-secondary);
+  border: 1px solid var(--border-color-primary); font-size: .92rem;
+  color: var(--body-text-color); }
+
+.gradio-container :is(button, [role=tab], input[type=number], select) { min-height: 44px; }
+.gradio-container .source-selection button { min-width: 44px; }
+.gradio-container .source-selection svg { width: 22px; height: 22px; }
+.gradio-container label:has(input[type=radio]) { min-height: 44px; }
+#options > button { align-items: center; }
+.gradio-container :is(button, a, input, textarea, select, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
+#new-seed { align-self: flex-end; margin: 0 12px 12px 0; }
+#photo img { width: 100%; height: 100%; object-fit: contain; }
 
-#belief-lines dl { margin: 0; display: grid; grid-template-columns: 7.2rem 1fr; row-gap: .5rem; }
-#belief-lines dt { font-weight: 600; color: var(--body-text-color-subdued); padding-top: .1rem; }
-#belief-lines dd { margin: 0; font-size: 1.1rem; line-height: 1.45; min-height: 1.6rem;
+#belief-lines { padding: 14px 16px; border: 1px solid var(--border-color-primary);
+  border-left: 4px solid var(--color-accent); border-radius: 6px;
+  background: var(--background-fill-secondary); }
+#belief-lines dl { margin: 0; display: grid; grid-template-columns: 7.2rem 1fr; row-gap: .45rem; }
+#belief-lines dt { font-weight: 600; color: var(--body-text-color-subdued); line-height: 1.6rem; }
+#belief-lines dd { margin: 0; font-size: 1.1rem; line-height: 1.6rem; min-height: 1.6rem;
   overflow-wrap: anywhere; }
 #belief-lines dd.caption { min-height: 3.2rem; }
 #belief-lines .pending { color: var(--body-text-color-subdued); font-size: 1rem; }
 
 #status .line { display: flex; justify-content: space-between; gap: 1rem; min-height: 1.6rem;
   font-variant-numeric: tabular-nums; }
-#status .line span:last-child { color: var(--body-text-color-subdued); text-align: right; }
+#status .line span:last-child { color: var(--body-text-color-subdued); text-align: right;
+  flex: none; }
 #status .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary);
   overflow: hidden; margin-top: .3rem; }
 #status .bar i { display: block; height: 100%; background: var(--primary-600); border-radius: 4px;
@@ -80,15 +97,20 @@ button, [role=tab], summary, input[type=number], select { min-height: 44px; }
 #status .bar i.busy { width: 30%; animation: sweep 1.4s ease-in-out infinite alternate; }
 @keyframes sweep { from { margin-left: 0 } to { margin-left: 70% } }
 @media (prefers-reduced-motion: reduce) {
-  #status .bar i { transition: none } #status .bar i.busy { animation: none; width: 100%;
-  opacity: .45 } }
+  #status .bar i { transition: none }
+  #status .bar i.busy { animation: none; width: 100%; opacity: .45 }
+}
 #status .problem { color: #b42318; font-weight: 600; }
 .dark #status .problem { color: #fda29b; }
 
+#sides { flex-wrap: nowrap; }
+#sides button { font-size: .92rem; font-weight: 600; white-space: nowrap; padding: 0 10px; }
+#sides button:first-child { justify-content: flex-start; }
+#sides button:last-child { justify-content: flex-end; }
+
 .heat { margin: 0; }
-.heat .title { display: flex; justify-content: space-between; gap: .5rem; font-size: .92rem;
-  margin-bottom: .35rem; flex-wrap: wrap; }
-.heat .title b { font-weight: 600; }
+.heat .title { font-size: .92rem; margin-bottom: .35rem; min-height: 2.7rem; line-height: 1.35rem; }
+.heat .title b { font-weight: 600; display: block; }
 .heat .title span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .heat .frame { height: 190px; display: flex; align-items: center; justify-content: center;
   border: 1px solid var(--border-color-primary); border-radius: 6px; overflow: hidden;
@@ -99,29 +121,30 @@ button, [role=tab], summary, input[type=number], select { min-height: 44px; }
 .heat .ticks { display: flex; justify-content: space-between; font-size: .85rem;
   color: var(--body-text-color-subdued); margin-top: .15rem; font-variant-numeric: tabular-nums; }
 
-.pair { display: flex; justify-content: space-between; font-size: .95rem; font-weight: 600; }
-.facts dl { margin: 0; display: grid; grid-template-columns: 9rem 1fr; row-gap: .3rem;
-  font-variant-numeric: tabular-nums; }
-.facts dt { color: var(--body-text-color-subdued); } 
+#edit { padding: 14px 16px; border: 1px solid var(--border-color-primary); border-radius: 6px;
+  gap: 10px; }
+#edit h3 { margin: 0 0 .2rem; font-size: 1.05rem; }
+.facts dl { margin: 0; display: grid; grid-template-columns: 7rem 1fr; row-gap: .3rem;
+  font-variant-numeric: tabular-nums; font-size: .95rem; }
+.facts dt { color: var(--body-text-color-subdued); }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
-.note { font-size: .9rem; color: var(--body-text-color-subdued); line-height: 1.45; }
-.note a { text-decoration: underline; }
+.note { font-size: .9rem; color: var(--body-text-color-subdued); line-height: 1.45; margin: 0; }
+@media (max-width: 640px) {
+  #belief-lines dl { grid-template-columns: 1fr; row-gap: .1rem; }
+  #belief-lines dd + dt { margin-top: .5rem; }
+  #sides button { font-size: .85rem; padding: 0 6px; }
+  .heat .frame { height: 130px; }
+  .heat .title { min-height: 4.1rem; }
+}
 """
 
 
-class PhotoInput(gr.Image):
-    """`gr.Image` that hands over the file as it came, unopened.
-
-    Differs from `type="filepath"`, which opens it with every plugin Pillow has and turns what it
-    cannot read into a message of its own.
-    """
-
-    is_template = True  # Gradio's word for: drawn like the class it is made from
-
-    def preprocess(self, payload: ImageData | None) -> Any:
-        if payload is None or payload.path is None:
-            return super().preprocess(payload)
-        return payload.path
+def region(column: str, name: str) -> str:
+    """JavaScript for `js_on_load` that makes a column, by its `elem_id`, a named region."""
+    return (
+        f"const box = document.getElementById('{column}');"
+        f"box.setAttribute('role', 'region'); box.setAttribute('aria-label', '{name}');"
+    )
 
 
 def header(name: str, note: str) -> str:

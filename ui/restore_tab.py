@@ -41,11 +41,34 @@ from ui.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIMIT_SCALE = max(SCALES)  # the scale at which `Settings.max_pixels` holds
+STAGE_HEIGHT = 440  # pixels of the page, for the picture
 PREVIEW_SIDE = 384  # pixels; a larger PNG several times a second is felt on a slow connection
 SECONDS_BETWEEN_VIEWS = 0.25
 NEW_SEEDS = 2**31  # a browser's numbers are exact far beyond that
 LONGEST_TEXT = 2000  # characters of a label or caption that is given
 QUEUE = "model"  # every listener that uses the model waits in this line
+
+ABOUT_RESTORE = (
+    "Restore a photo. Every answer has the progress so far: stage, done (0 to 1), seconds, label "
+    "and caption; the last also has the restored picture (PNG) and the run card. To leave words "
+    "out, choose the guidance perception, understanding or none."
+)
+# By name: what `run` takes besides the photo, and what `updates` may change.
+# fmt: off
+OPTIONS = (
+    "scale", "seed", "mode", "k_max", "top_k", "temperature", "guidance_scale", "guidance",
+    "colour_fix",
+)
+PARTS = (
+    "restore", "stop", "status", "belief", "preview", "after", "entropy", "k", "slider", "facts",
+    "picture_file", "card_file", "label", "caption", "rerun",
+)
+# fmt: on
+
+# On a phone the result is below the fold.
+TO_THE_RESULT = """() => { if (innerWidth < 800) {
+  const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  document.getElementById('right').scrollIntoView({behavior: calm ? 'auto' : 'smooth'}); } }"""
 
 Stage = Literal["idle", "waiting", "reading", "writing", "painting", "done", "stopped", "failed"]
 RUNNING = ("waiting", "reading", "writing", "painting")
@@ -127,9 +150,7 @@ class Job:
     settings: RestoreSettings = field(default_factory=RestoreSettings)
 
 
-def prepare(
-    photo: str | None, settings: RestoreSettings, limits: Settings, *, name: str | None = None
-) -> Job:
+def prepare(photo: str | None, settings: RestoreSettings, limits: Settings) -> Job:
     """Read the photo and see whether this demo takes it on.
 
     Raises:
@@ -140,7 +161,7 @@ def prepare(
     image = read_photo(photo, max_bytes=limits.max_file_mb * 1_000_000)
     if problem := too_large(image.size, settings.scale, limits):
         raise PhotoError(problem)
-    return Job(Path(name or photo), image, settings)
+    return Job(Path(photo), image, settings)
 
 
 def largest(scale: int, limits: Settings) -> int:
@@ -155,23 +176,20 @@ def too_large(size: tuple[int, int], scale: int, limits: Settings) -> str:
     if width * height <= most:
         return ""
     side = int(most**0.5)
-    smaller = ", choose a smaller scale" if scale > min(SCALES) else ""
+    ways = ["shrink it", "crop it"] + ["choose a smaller scale"] * (scale > min(SCALES))
     return (
-        (
-            f"The photo is {width} × {height}; at {scale}× this demo restores up to {most:,} pixels, "
-            f"for example {side} × {side}. Shrink it, crop it{smaller}."
-        )
-        .replace("crop it.", "or crop it.")
-        .replace("choose a", "or choose a")
+        f"The photo is {width} × {height}; at {scale}× this demo restores up to {most:,} "
+        f"pixels, for example {side} × {side}. "
+        f"{', '.join(ways[:-1]).capitalize()} or {ways[-1]}."
     )
 
 
 def shrunk(image: Image.Image, most: int) -> Image.Image:
     """The whole photo, as large as `most` pixels allow."""
     factor = min(1.0, (most / (image.width * image.height)) ** 0.5)
-    return convert.resize(
-        image, (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
-    )
+    width = min(most, max(1, int(image.width * factor)))
+    height = min(most // width, max(1, int(image.height * factor)))
+    return convert.resize(image, (width, height))
 
 
 def centre(image: Image.Image, most: int) -> Image.Image:
@@ -196,7 +214,7 @@ def views(model: Model, job: Job, folder: Path) -> Iterator[View]:
     start = time.monotonic()
     painting_since, last = start, 0.0
     expected = model.seconds(job.image.size, job.settings.scale)
-    yield replace(view, left=expected)
+    yield replace(view, left=expected, preview=_enlarged(job))
     try:
         for event in model.stream(job.image, job.settings):
             now = time.monotonic()
@@ -219,6 +237,12 @@ def views(model: Model, job: Job, folder: Path) -> Iterator[View]:
         told = shown(error)
         yield replace(view, stage="failed", problem=html.unescape(str(told.message)))
         raise told from error
+
+
+def _enlarged(job: Job) -> Image.Image:
+    """What the preview shows before the first row, so that the place is not empty."""
+    scale = job.settings.scale
+    return smaller(convert.resize(job.image, (job.image.width * scale, job.image.height * scale)))
 
 
 def _seen(view: View, event: Event) -> View:
@@ -310,7 +334,8 @@ def sampling_config(
 
 
 def _whole(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not whole or isinstance(value, bool):
         raise RestoreError(f"the {what} is a whole number, not {value!r}")
     return int(value)
 
@@ -338,7 +363,7 @@ def updates(view: View) -> dict[str, Any]:
             "k": gr.update(value=components.heat_map(None, components.k_heat(view.k_max))),
         }
     if view.preview is not None:
-        result["preview"] = gr.update(value=view.preview)
+        result["preview"] = gr.update(value=view.preview, visible=True)
     if view.entropy is not None and view.k is not None:
         k = np.where(view.k > 0, view.k, np.nan)
         result |= {
@@ -352,7 +377,11 @@ def updates(view: View) -> dict[str, Any]:
         result |= {
             "preview": gr.update(visible=False),
             "after": gr.update(visible=True),
-            "slider": gr.update(value=(files.before, files.restored), slider_position=50),
+            "slider": gr.update(
+                value=(files.before, files.restored),
+                slider_position=50,
+                max_height=min(STAGE_HEIGHT, view.output.image.height),  # 1:1 where it fits
+            ),
             "facts": gr.update(value=components.facts(facts(view))),
             "picture_file": gr.update(value=files.restored),
             "card_file": gr.update(value=files.card),
@@ -374,7 +403,7 @@ def belief_lines(view: View) -> str:
         if text is None:
             shown_text = f'<span class="pending">{waits}</span>'
         elif not text:
-            shown_text = '<span class="pending">left out, as chosen</span>'
+            shown_text = '<span class="pending">nothing</span>'
         else:
             shown_text = html.escape(text)
         lines.append(f'<dt>{name}</dt><dd class="{kind}">{shown_text}</dd>')
@@ -449,8 +478,8 @@ def build(model: Model, limits: Settings) -> None:
 
 
 def _lay_out_input(ui: dict[str, Any], limits: Settings) -> None:
-    gr.HTML('<h2 class="sr">Photo</h2>')
-    ui["photo"] = components.PhotoInput(
+    gr.HTML('<h2 class="visually-hidden">Photo</h2>', js_on_load=components.region("left", "Photo"))
+    ui["photo"] = gr.Image(
         label="Photo",
         type="filepath",
         format="png",
@@ -467,8 +496,12 @@ def _lay_out_input(ui: dict[str, Any], limits: Settings) -> None:
             ui["shrink"] = gr.Button("Shrink it", elem_id="shrink")
             ui["crop"] = gr.Button("Keep the centre", elem_id="crop")
     with gr.Row():
-        ui["restore"] = gr.Button("Restore", variant="primary", elem_id="restore", scale=2)
-        ui["stop"] = gr.Button("Stop", variant="secondary", interactive=False, elem_id="stop")
+        ui["restore"] = gr.Button(
+            "Restore", variant="primary", elem_id="restore", scale=2, min_width=140
+        )
+        ui["stop"] = gr.Button(
+            "Stop", variant="secondary", interactive=False, elem_id="stop", min_width=100
+        )
     side = int(limits.max_pixels**0.5)
     gr.HTML(
         f'<p class="note">Up to {limits.max_pixels:,} pixels at {LIMIT_SCALE}×, for example '
@@ -538,17 +571,16 @@ def _lay_out_input(ui: dict[str, Any], limits: Settings) -> None:
 
 def _lay_out_result(ui: dict[str, Any], model: Model) -> None:
     idle = View("idle", codes=model.codes)
-    gr.HTML('<h2 class="sr">Restoration</h2>')
-    with gr.Group(elem_id="belief-group"):
-        ui["belief"] = gr.HTML(
-            belief_lines(idle),
-            elem_id="belief-lines",
-            padding=True,
-            # on the element that stays, so that new text in it is announced
-            js_on_load="element.setAttribute('aria-live', 'polite');"
-            "element.setAttribute('role', 'region');"
-            "element.setAttribute('aria-label', 'What PURE perceived and understood');",
-        )
+    gr.HTML(
+        '<h2 class="visually-hidden">Restoration</h2>',
+        js_on_load=components.region("right", "Restoration"),
+    )
+    ui["belief"] = gr.HTML(
+        belief_lines(idle),
+        elem_id="belief-lines",
+        # on the element that stays, so that new text in it is announced
+        js_on_load="element.setAttribute('aria-live', 'polite');",
+    )
     ui["status"] = gr.HTML(status(idle), elem_id="status")
     ui["queue"] = gr.HTML("", elem_id="queue")
     ui["preview"] = gr.Image(
@@ -557,43 +589,44 @@ def _lay_out_result(ui: dict[str, Any], model: Model) -> None:
         type="pil",
         interactive=False,
         buttons=[],
-        height=420,
+        height=STAGE_HEIGHT,
         elem_id="preview",
         alt_text="The photo so far: finished rows over the enlarged input",
     )
     with gr.Column(visible=False, elem_id="after") as ui["after"]:
-        gr.HTML('<div class="pair"><span>◀ Bicubic input</span><span>Restored ▶</span></div>')
         ui["slider"] = gr.ImageSlider(
-            label="Before and after",
-            show_label=False,
+            label="Bicubic input on the left, restored on the right",
             format="png",
             type="filepath",
             interactive=False,
             buttons=["fullscreen"],
-            height=420,
+            max_height=STAGE_HEIGHT,
             elem_id="slider",
         )
-        with gr.Row():
-            ui["left"] = gr.Button("Bicubic input", size="sm", elem_id="show-before")
-            ui["half"] = gr.Button("Half and half", size="sm", elem_id="show-half")
-            ui["right"] = gr.Button("Restored", size="sm", elem_id="show-after")
+        # Captions, which the slider has none of, and its keyboard, which it has none of either.
+        with gr.Row(elem_id="sides"):
+            ui["before_only"] = gr.Button("◀ Bicubic input", min_width=90, elem_id="show-before")
+            ui["half"] = gr.Button("Half and half", min_width=90, elem_id="show-half")
+            ui["after_only"] = gr.Button("Restored ▶", min_width=90, elem_id="show-after")
         with gr.Row():
             ui["picture_file"] = gr.DownloadButton(
-                "Download the picture (PNG)", variant="primary", elem_id="download-picture"
+                "Download picture (PNG)", variant="primary", elem_id="download-picture"
             )
-            ui["card_file"] = gr.DownloadButton(
-                "Download the run card (JSON)", elem_id="download-card"
-            )
+            ui["card_file"] = gr.DownloadButton("Download run card (JSON)", elem_id="download-card")
+        ui["facts"] = gr.HTML("", elem_id="facts")
     with gr.Row(elem_id="maps"):
-        ui["entropy"] = gr.HTML(
-            components.heat_map(None, components.entropy_heat(model.codes)), elem_id="entropy-map"
-        )
-        ui["k"] = gr.HTML(components.heat_map(None, components.k_heat(idle.k_max)), elem_id="k-map")
-    with gr.Group(elem_id="edit"):
+        for name, heat in (
+            ("entropy", components.entropy_heat(model.codes)),
+            ("k", components.k_heat(idle.k_max)),
+        ):
+            ui[name] = gr.HTML(
+                components.heat_map(None, heat), elem_id=f"{name}-map", min_width=140
+            )
+    with gr.Column(elem_id="edit"):
         gr.HTML(
-            '<h3>What if it believed something else?</h3><p class="note">Change the words and '
-            "run again: the picture follows what is written. An empty line is left out.</p>",
-            padding=True,
+            '<h3>What if it believed something else?</h3><p class="note">After a run, change the '
+            "words and run again: the picture follows what is written. An empty line is left "
+            "out.</p>"
         )
         ui["label"] = gr.Textbox(
             label="Label", interactive=False, elem_id="label", max_length=LONGEST_TEXT
@@ -602,13 +635,17 @@ def _lay_out_result(ui: dict[str, Any], model: Model) -> None:
             label="Caption", interactive=False, lines=2, elem_id="caption", max_length=LONGEST_TEXT
         )
         ui["rerun"] = gr.Button("Rerun with this belief", interactive=False, elem_id="rerun")
-    ui["facts"] = gr.HTML("", elem_id="facts")
+
+
+def uploaded(photo: Any) -> str | None:
+    """The path in the value of `gr.Image`, as it comes unprocessed."""
+    return photo.get("path") if isinstance(photo, dict) else None
 
 
 def credits() -> str:
     """Whose photographs the examples are, from the table of licences."""
     lines = (EXAMPLES / "LICENCES.md").read_text(encoding="utf-8").splitlines()
-    people = {}
+    people: dict[str, None] = {}  # a set that keeps the order
     for line in lines:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 6 and cells[0].endswith(".png") and not cells[0].endswith("_gt.png"):
@@ -618,33 +655,18 @@ def credits() -> str:
 
 
 def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
-    options = [
-        ui[name]
-        for name in (
-            "scale",
-            "seed",
-            "mode",
-            "k_max",
-            "top_k",
-            "temperature",
-            "guidance_scale",
-            "guidance",
-            "colour_fix",
-        )  # fmt: skip
-    ]
-    parts = [
-        "restore", "stop", "status", "belief", "preview", "after", "entropy", "k", "slider",
-        "facts", "picture_file", "card_file", "label", "caption", "rerun",
-    ]  # fmt: skip
-    outputs = [ui[name] for name in parts]
-    private: dict[str, Any] = {"api_visibility": "private"}
+    options = [ui[name] for name in OPTIONS]
+    outputs = [ui[name] for name in PARTS]
+    # Raw values: `gr.Image` would open the photo with every plugin Pillow has, and turn what it
+    # cannot read into a message of its own. Gradio has checked that the file was uploaded here.
+    private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
     quick: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
 
     def job(photo: Any, values: tuple[Any, ...], label: Any = None, caption: Any = None) -> Job:
         scale, seed, mode, k_max, top_k, temperature, guidance_scale, guidance, colour_fix = values
         sampling = sampling_config(mode, k_max, top_k, temperature, guidance_scale)
         settings = restore_settings(scale, seed, sampling, guidance, colour_fix, label, caption)
-        return prepare(photo, settings, limits)
+        return prepare(uploaded(photo), settings, limits)
 
     def at(view: View) -> dict[Any, Any]:
         return {ui[name]: update for name, update in updates(view).items()}
@@ -694,14 +716,15 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
             concurrency_limit=1,
             concurrency_id=QUEUE,
         )
+        button.click(None, js=TO_THE_RESULT, **private)
         started.failure(failed, None, [ui["restore"], ui["stop"]], **quick)
         runs.append(started)
     ui["stop"].click(stopped, None, outputs, cancels=runs, **quick)
 
     def fits(photo: Any, scale: Any) -> tuple[Any, Any]:
         problem = ""
-        if photo:
-            image = read_photo(photo, max_bytes=limits.max_file_mb * 1_000_000)
+        if path := uploaded(photo):
+            image = read_photo(path, max_bytes=limits.max_file_mb * 1_000_000)
             problem = too_large(image.size, _whole(scale, "scale"), limits)
         return gr.update(visible=bool(problem)), html.escape(problem)
 
@@ -715,9 +738,12 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
 
     def made_smaller(how: Any, suffix: str) -> Any:
         def smaller_photo(photo: Any, scale: Any) -> Iterator[str]:
-            image = read_photo(photo, max_bytes=limits.max_file_mb * 1_000_000)
+            source = uploaded(photo)
+            if source is None:
+                raise PhotoError("There is no photo any more.")
+            image = read_photo(source, max_bytes=limits.max_file_mb * 1_000_000)
             with TemporaryDirectory() as folder:
-                path = Path(folder) / f"{runcard.stem(Path(photo))}_{suffix}.png"
+                path = Path(folder) / f"{runcard.stem(Path(source))}_{suffix}.png"
                 how(image, largest(_whole(scale, "scale"), limits)).save(path)
                 yield str(path)
 
@@ -740,7 +766,7 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
         **quick,
     )
     ui["new_seed"].click(lambda: secrets.randbelow(NEW_SEEDS), None, [ui["seed"]], **quick)
-    for name, position in (("left", 100), ("half", 50), ("right", 0)):
+    for name, position in (("before_only", 100), ("half", 50), ("after_only", 0)):
         ui[name].click(
             lambda position=position: gr.update(slider_position=position),
             None,
@@ -758,8 +784,8 @@ def _endpoint(model: Model, limits: Settings) -> None:
         sampling = gr.Textbox("dynamic", label="dynamic, top1 or topk:K")
         guidance = gr.Radio(list(get_args(Guidance)), value="full", label="Words kept")
         colour_fix = gr.Radio(list(get_args(ColourFix)), value="wavelet", label="Colour fix")
-        label = gr.JSON(None, label="Label to use instead of the model's own, or null")
-        caption = gr.JSON(None, label="Caption to use instead of the model's own, or null")
+        label = gr.Textbox("", label="Label to use; empty: the model's own")
+        caption = gr.Textbox("", label="Caption to use; empty: the model's own")
         progress = gr.JSON(label="Progress: stage, done, seconds, label, caption")
         picture = gr.File(label="Restored photo, PNG")
         card = gr.JSON(label="Run card")
@@ -772,12 +798,17 @@ def _endpoint(model: Model, limits: Settings) -> None:
         sampling: str,
         guidance: str,
         colour_fix: str,
-        label: str | None,
-        caption: str | None,
+        label: str,
+        caption: str,
     ) -> Iterator[tuple[dict[str, Any], str | None, dict[str, Any] | None]]:
-        """Restore a photo; progress as it happens, picture and run card at the end."""
         settings = restore_settings(
-            scale, seed, SamplingConfig.parse(sampling), guidance, colour_fix, label, caption
+            scale,
+            seed,
+            SamplingConfig.parse(sampling),
+            guidance,
+            colour_fix,
+            label or None,
+            caption or None,
         )
         with TemporaryDirectory() as folder:
             for view in views(model, prepare(image, settings, limits), Path(folder)):
@@ -788,7 +819,7 @@ def _endpoint(model: Model, limits: Settings) -> None:
         [image, scale, seed, sampling, guidance, colour_fix, label, caption],
         [progress, picture, card],
         api_name="restore",
-        api_description="Restore a photo; progress as it happens, picture and run card at the end.",
+        api_description=ABOUT_RESTORE,
         concurrency_limit=1,
         concurrency_id=QUEUE,
         show_progress="hidden",

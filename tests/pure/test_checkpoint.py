@@ -104,7 +104,9 @@ def test_the_tiny_folder_has_the_files_of_the_release(released_folder):
     assert (released_folder / "special_tokens_map.json").stat().st_size in (130, 131)
 
 
-def test_the_released_vocabulary_reads_the_same_from_config_and_tokenizer(released_folder, tmp_path):
+def test_the_released_vocabulary_reads_the_same_from_config_and_tokenizer(
+    released_folder, tmp_path
+):
     config = json.loads((released_folder / "config.json").read_text())
     by_config = pure.checkpoint._vocab(released_folder, config, 73_728)
     del config["vocabulary_map"]
@@ -400,7 +402,7 @@ def test_a_tokenizer_that_cannot_be_fetched_gives_a_sentence(tmp_path, monkeypat
         raise ConnectionError
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(CheckpointError, match="Download vq_ds8_c2i.pt and put it into the folder"):
+    with pytest.raises(CheckpointError, match=r"Download vq_ds8_c2i\.pt and put it into"):
         load_vq(tmp_path)
 
 

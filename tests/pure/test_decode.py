@@ -49,7 +49,11 @@ def naive_picture(model, vocab, prompt, text, grid, config, seed, known=None, po
     Guidance, mask, entropy, k, ties, temperature and the race, as published. Returns ids and,
     per code, (entropy, k).
     """
-    opening = [vocab.begin_image, vocab.grids[grid.rows // 4 - 1], vocab.grids[grid.columns // 4 - 1]]
+    opening = [
+        vocab.begin_image,
+        vocab.grids[grid.rows // 4 - 1],
+        vocab.grids[grid.columns // 4 - 1],
+    ]
     context, image, facts = [*prompt, *text], list(opening), []
     codes = torch.tensor(vocab.codes)
     for row in range(grid.rows):

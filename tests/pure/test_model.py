@@ -1,5 +1,6 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,13 +76,8 @@ def reference(config, model):
 
     tiny_vq = {"base_channels": 32, "channel_multiplier": [1, 1], "num_embeddings": 16}
     tiny_vq |= {"embed_dim": 8, "latent_channels": 8, "num_res_blocks": 1}
-    shape = {
-        key: getattr(config, key)
-        for key in (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-            "num_key_value_heads rms_norm_eps rope_theta swin_norm max_position_embeddings"
-        ).split()
-    }
+    shape = asdict(config)
+    del shape["model_parallel_size"], shape["dropout"]  # not theirs
     # a map without IMGIMG names, or it would mask the image logits
     theirs = ChameleonForConditionalGeneration(
         ChameleonConfig(**shape, vocabulary_map={"<image>": 5}, vq_config=tiny_vq)
@@ -158,7 +154,7 @@ def splits(draw, length=23):
     """Chunk lengths that add up to `length`."""
     cuts = draw(st.sets(st.integers(1, length - 1)))
     edges = [0, *sorted(cuts), length]
-    return [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [b - a for a, b in pairwise(edges)]
 
 
 @pytest.fixture(scope="module", params=[(1, False, 4), (2, True, 2)], ids=["plain", "swin-gqa"])

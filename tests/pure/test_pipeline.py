@@ -9,7 +9,7 @@ import pure.pipeline
 from imaging import colour, convert
 from pure.belief import Belief, BeliefError
 from pure.decode import Conversation, Step
-from pure.grammar import Grid, Phase
+from pure.grammar import GrammarError, Grid, Phase
 from pure.model import Transformer
 from pure.pipeline import (
     MAX_SEED,
@@ -74,7 +74,7 @@ def passes(monkeypatch):
 
 def test_the_same_seed_gives_the_same_pixels(pipeline):
     settings = RestoreSettings(scale=2, seed=3)
-    first, second = (pipeline.restore(picture(20, 12), settings) for _ in range(2))
+    first, second = (pipeline.restore(picture(16, 12), settings) for _ in range(2))
     assert np.array_equal(pixels(first), pixels(second))
     assert np.array_equal(first.codes, second.codes)
     assert first.belief == second.belief
@@ -115,7 +115,7 @@ def test_maps_cover_the_result_and_are_complete(pipeline, size):
 
 
 def test_events_come_in_order(pipeline):
-    events = list(pipeline.stream(picture(16, 16)))
+    events = list(pipeline.stream(picture(16, 16), RestoreSettings(**GIVEN)))
     tiles, rows = pipeline.tiles((16, 16), 4), 4
     kinds = [type(event) for event in events]
     assert kinds == [Perceived, Understood, *[Row] * (tiles * rows), Done]
@@ -160,7 +160,9 @@ def test_no_previews_are_made_where_none_are_wanted(pipeline):
 def test_previews_change_nothing(pipeline):
     settings = RestoreSettings(guidance="none")
     *_, watched = pipeline.stream(picture(16, 8), settings, preview_seconds=0)
-    assert np.array_equal(pixels(watched.output), pixels(pipeline.restore(picture(16, 8), settings)))
+    assert np.array_equal(
+        pixels(watched.output), pixels(pipeline.restore(picture(16, 8), settings))
+    )
 
 
 def test_closing_the_stream_stops_the_work(pipeline, passes):
@@ -221,7 +223,9 @@ def test_every_code_is_decided_once_and_neighbours_keep_it(pipeline, recorded):
     output = pipeline.restore(picture(16, 16), RestoreSettings(guidance="none"))
     assert len(recorded) == pipeline.tiles((16, 16), 4) == 9  # 32 px at 0, 16 and 32
     decided = 0
-    for tile, (top, left) in zip(recorded, [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)], strict=True):
+    for tile, (top, left) in zip(
+        recorded, [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)], strict=True
+    ):
         cells = [step for step in tile.steps if step.phase is Phase.CODE]
         codes = torch.tensor([step.code for step in cells]).view(4, 4)
         assert np.array_equal(codes.numpy(), output.codes[top : top + 4, left : left + 4])
@@ -389,6 +393,16 @@ def test_the_label_of_a_large_photo_is_the_median_of_its_tiles(
     assert texts(recorded) == checkpoint.text.answer(median)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=GrammarError,
+    reason="a label that names no level is not kept as ids but spelled again, and may then be "
+    "longer than text_limit",
+)
+def test_labels_that_name_no_level_do_not_break_a_large_photo(pipeline):
+    assert pipeline.restore(picture(16, 16))
+
+
 def test_at_most_nine_tiles_are_asked(pipeline, checkpoint, recorded, monkeypatch):
     conversation, remaining = scripted(checkpoint, ["Small blur, small noise."] * 20)
     monkeypatch.setattr(pure.pipeline, "Conversation", conversation)
@@ -407,6 +421,20 @@ def test_passes_are_the_runs_of_the_transformer(pipeline, passes):
 def test_passes_include_the_text(pipeline, passes, size):
     output = pipeline.restore(picture(*size))
     assert output.passes == len(passes)
+
+
+@pytest.mark.xfail(strict=True, reason="the overview is read, or the label asked for, in vain")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RestoreSettings(guidance="perception", label=LABEL),
+        RestoreSettings(guidance="understanding", caption=CAPTION),
+    ],
+    ids=["perception", "understanding"],
+)
+def test_nothing_is_asked_that_is_not_used(pipeline, passes, settings):
+    pipeline.restore(picture(8, 8), settings)
+    assert len(passes) == 1 + 1 + 16  # prompt, text, codes
 
 
 def test_steps_count_text_and_pictures(pipeline, recorded):

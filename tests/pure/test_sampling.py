@@ -238,9 +238,7 @@ def test_a_choice_tells_the_entropy_before_anything_is_cut(mode):
 
 
 def test_temperature_does_not_change_k():
-    ks = {
-        choose(LOGITS, SamplingConfig(temperature=t), noise(0, 0, 10)).k for t in (0.1, 0.9, 5.0)
-    }
+    ks = {choose(LOGITS, SamplingConfig(temperature=t), noise(0, 0, 10)).k for t in (0.1, 0.9, 5.0)}
     assert len(ks) == 1
 
 
