@@ -105,7 +105,7 @@ def load(
         model=model.eval().requires_grad_(False),
         vq=vq,
         grammar=Grammar(vocab, vq.factor),
-        text=TextTokenizer.from_file(folder / "tokenizer.json", vocab.text),
+        text=_text(folder / "tokenizer.json", vocab),
         # 512 is what the released model was trained at; ours says in its config.
         native=int(settings.get("native_pixels", 512)),
         text_limit=int(settings.get("text_limit", 512)),
@@ -178,11 +178,14 @@ def transformer_config(config: Mapping[str, Any]) -> TransformerConfig:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content
 
 
 def _vocab(folder: Path, config: Mapping[str, Any], size: int) -> Vocab:
@@ -190,18 +193,32 @@ def _vocab(folder: Path, config: Mapping[str, Any], size: int) -> Vocab:
     names = config.get("vocabulary_map")
     if not names:
         tokenizer = _read_json(folder / "tokenizer.json")
-        names = dict(tokenizer["model"]["vocab"])
-        names |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        try:
+            names = dict(tokenizer["model"]["vocab"])
+            names |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}/tokenizer.json lists no vocabulary") from error
     try:
         return Vocab.from_names(names, size)
     except VocabularyError as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
+def _text(path: Path, vocab: Vocab) -> TextTokenizer:
+    _read_json(path)  # says what is wrong with a missing or broken file
+    try:
+        return TextTokenizer.from_file(path, vocab.text)
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise CheckpointError(f"{path} is no tokenizer: {error}") from error
+
+
 def _shards(folder: Path) -> list[Path]:
     """The weight files, and only those the index names."""
     if (folder / INDEX).exists():
-        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
+        weight_map = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{folder / INDEX} has no weight_map")
+        names = sorted(set(weight_map.values()))
     else:
         names = ["model.safetensors"]
     if missing := [name for name in names if not (folder / name).exists()]:
@@ -313,6 +330,12 @@ def _find_released_vq(folder: Path) -> Path:
 
 def _read_released_vq(path: Path) -> dict[str, Tensor]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["model"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} is no LlamaGen tokenizer file: {error}") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(
+            f"{path} is no LlamaGen tokenizer file: no tensors under the key model"
+        )
+    return state

@@ -95,6 +95,8 @@ class Conversation:
         self._rewind()
         answer = Answer(self.grammar, self.grid, label_only=label_only, text_limit=self.text_limit)
         pending: list[int] = []
+        if len(given) > self.text_limit:
+            raise ValueError(f"{len(given)} ids of text exceed the limit of {self.text_limit}")
         for token in given:
             phase = answer.expected().phase
             answer.push(token)
@@ -134,6 +136,8 @@ class Conversation:
             A step per token, text left out, as soon as it is decided.
         """
         model, grammar, grid = self.model, self.grammar, self.grid
+        if len(text) > self.text_limit:
+            raise ValueError(f"{len(text)} ids of text exceed the limit of {self.text_limit}")
         self._rewind()
         answer = Answer(grammar, grid, text=text, known=known)
         for token in text:

@@ -126,6 +126,8 @@ class Grammar:
             raise GrammarError(
                 f"a {rows} × {columns} image has {rows * (columns + 1) + 4} ids, not {len(ids)}"
             )
+        if not all(0 <= i < vocab.size for i in ids):
+            raise GrammarError(f"ids lie in 0..{vocab.size - 1}")
         body = torch.tensor(list(ids[3:-1])).view(rows, columns + 1)
         codes = vocab.to_codes(body[:, :-1])
         if (body[:, -1] != vocab.newline).any() or (codes < 0).any():

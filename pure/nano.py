@@ -32,6 +32,7 @@ COLOURS = (
 BRIGHTNESS = ("dark", "moderate", "bright")
 TEXTURE = ("smooth", "edged", "textured")
 FORM = "From a photo of {kind}, {word}; {first} and {second}, {brightness}, {texture}."
+UNKNOWN_KIND = "scene"  # of held-out photos of a kind that training never saw
 RARE = 3  # a word of fewer training photos cannot be learned: the next one is used
 
 
@@ -49,7 +50,11 @@ def frequent_words(photos: Iterable[Photo]) -> frozenset[str]:
 
 def content(photo: Photo, known: frozenset[str]) -> str:
     """The most important known word besides the kind, or the kind again."""
-    return next((w for w in photo.words if w in known and w != photo.kind), photo.kind)
+    return next((w for w in photo.words if w in known and w != photo.kind), _kind(photo, known))
+
+
+def _kind(photo: Photo, known: frozenset[str]) -> str:
+    return photo.kind if photo.kind in known else UNKNOWN_KIND
 
 
 def caption(photo: Photo, pixels: np.ndarray, known: frozenset[str]) -> str:
@@ -59,7 +64,7 @@ def caption(photo: Photo, pixels: np.ndarray, known: frozenset[str]) -> str:
     """
     first, second = dominant_colours(pixels)
     return FORM.format(
-        kind=single(photo.kind),
+        kind=single(_kind(photo, known)),
         word=single(content(photo, known)),
         first=first,
         second=second,
@@ -110,7 +115,7 @@ def token_names(words: Iterable[str], codes: int) -> dict[str, int]:
     fixed = f"{INSTRUCTION} {form} blur noise {' '.join(LEVELS)}"
     fixed += " ".join(["", *(level.capitalize() for level in LEVELS)])
     vocabulary = {w.strip(",;.") for w in fixed.split()} - {""}
-    vocabulary |= {single(w) for w in words} | {*COLOURS, *BRIGHTNESS, *TEXTURE}
+    vocabulary |= {single(w) for w in words} | {UNKNOWN_KIND, *COLOURS, *BRIGHTNESS, *TEXTURE}
     names += [",", ";", ".", "▁", *sorted(f"▁{w}" for w in vocabulary)]
     return {name: i for i, name in enumerate(names)}
 

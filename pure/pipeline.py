@@ -8,8 +8,8 @@ median over tiles spread across it, the caption is written from the whole photo 
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from imaging import colour, convert, tiling
-from pure.belief import LEVELS, Belief, label_text
+from pure.belief import LEVELS, Belief, BeliefError, label_text
 from pure.checkpoint import Checkpoint, load
 from pure.decode import Conversation, Step
 from pure.grammar import Grid, Phase
@@ -107,7 +107,7 @@ class PureOutput:
 
 @dataclass(frozen=True)
 class Perceived:
-    """The degradation label is there (empty where guidance leaves it out)."""
+    """The degradation label is there; empty where nothing depends on it."""
 
     belief: Belief
 
@@ -248,12 +248,21 @@ class _Restoration:
         self.steps = self.passes = 0
         self.seconds: dict[str, float] = {}
         self.clock = time.perf_counter()
-        # written before the first event, so that a word nobody knows is said at once
-        self.given_label = self._written(settings.label)
-        self.given_caption = self._written(settings.caption)
+        self.whole: Conversation | None = None
+        # tried before the first event, so that a word nobody knows is said at once
+        given = Belief((settings.label or "").strip(), (settings.caption or "").strip())
+        if (length := len(checkpoint.text.answer(given.text))) > checkpoint.text_limit:
+            raise BeliefError(
+                f"The given label and caption take {length} tokens; this checkpoint's limit is "
+                f"{checkpoint.text_limit}. Shorten them."
+            )
 
-    def _written(self, text: str | None) -> list[int] | None:
-        return None if text is None else self.checkpoint.text.answer(text.strip())
+    def _ids(self, text: str, after: str = "", after_ids: list[int] | None = None) -> list[int]:
+        """Ids of a text, cut to the limit; what a space becomes depends on the text before it."""
+        written = after_ids or []
+        whole = self.checkpoint.text.answer(f"{after} {text}" if after else text)
+        skip = len(self.checkpoint.text.answer(after)) if after else 0
+        return whole[skip:][: max(0, self.checkpoint.text_limit - len(written))]
 
     def _lap(self, phase: str) -> None:
         now = time.perf_counter()
@@ -261,18 +270,17 @@ class _Restoration:
         self.clock = now
 
     def events(self, preview_seconds: float | None) -> Iterator[Event]:
-        overview = self._overview()
-        label, label_ids = self._perceive(overview)
+        guidance = self.settings.guidance
+        label, label_ids = self._perceive()
         self._lap("perceive")
         yield Perceived(Belief(label))
-        caption, caption_ids = self._understand(overview, label_ids)
+        caption, caption_ids = self._understand(label, label_ids)
         self._lap("understand")
-        belief = self._kept(Belief(label, caption))
+        belief = Belief("" if guidance == "understanding" else label, caption)
         yield Understood(belief)
-        text = (label_ids if belief.label else []) + (caption_ids if belief.caption else [])
-        if belief.caption and not belief.label:
-            text = self.checkpoint.text.answer(belief.caption)  # it opens the answer now
-        del overview
+        text = label_ids + caption_ids
+        if guidance == "understanding":
+            text = self._ids(caption)  # it opens the answer now
         yield from self._restore(text, preview_seconds)
         self._lap("restore")
         image = self._finish()
@@ -298,85 +306,71 @@ class _Restoration:
         grid = Grid(picture.height // self.factor, picture.width // self.factor)
         codes = self.checkpoint.vq.encode_image(picture).cpu()
         prompt = self.checkpoint.grammar.prompt(self.instruction, codes)
-        return Conversation(
+        conversation = Conversation(
             self.checkpoint.model,
             self.checkpoint.grammar,
             prompt,
             grid,
             text_limit=self.checkpoint.text_limit,
         )
+        self.passes += conversation.passes
+        return conversation
 
-    def _overview(self) -> Conversation | None:
-        """The conversation about the whole photo, None if nothing is to be asked."""
+    def _about_whole(self) -> Conversation:
+        """The conversation about the whole photo; of one tile it is that tile's."""
+        if self.whole is None:
+            one = len(self.tiles) == 1
+            small = (self.native, self.native)
+            self.whole = self._converse(
+                self.canvas if one else convert.resize(self.enlarged, small)
+            )
+        return self.whole
+
+    def _perceive(self) -> tuple[str, list[int]]:
+        """The label and its ids; nothing where neither picture nor caption depends on it."""
         s = self.settings
-        nothing = s.guidance == "none" or (s.label is not None and s.caption is not None)
-        if nothing:
-            return None
-        if len(self.tiles) == 1:
-            return self._converse(self.canvas)
-        return self._converse(convert.resize(self.enlarged, (self.native, self.native)))
-
-    def _perceive(self, overview: Conversation | None) -> tuple[str, list[int]]:
-        """The label and its ids."""
-        if self.settings.guidance == "none":
+        if s.guidance == "none" or (s.guidance == "understanding" and s.caption is not None):
             return "", []
-        if self.given_label is not None:
-            return (self.settings.label or "").strip(), self.given_label
+        if s.label is not None:
+            label = s.label.strip()
+            return label, self._ids(label)
         if len(self.tiles) == 1:
-            assert overview is not None
-            ids = self._text(overview, label_only=True)[Phase.LABEL]
+            ids = self._text(self._about_whole(), label_only=True)
             return self.checkpoint.text.decode(ids), ids
         chosen = np.linspace(0, len(self.tiles) - 1, min(LABEL_TILES, len(self.tiles)))
-        labels = []
+        answers = []
         for i in chosen.round().astype(int):
             conversation = self._converse(self.canvas.crop(self.tiles[i].box))
-            ids = self._text(conversation, label_only=True)[Phase.LABEL]
-            labels.append(Belief(self.checkpoint.text.decode(ids)))
+            answers.append(self._text(conversation, label_only=True))
+        labels = [Belief(self.checkpoint.text.decode(ids)) for ids in answers]
         blur = [LEVELS.index(b.blur) for b in labels if b.blur]
         noise = [LEVELS.index(b.noise) for b in labels if b.noise]
         if not blur or not noise:
-            label = labels[0].label
-        else:
-            middle = [LEVELS[sorted(levels)[len(levels) // 2]] for levels in (blur, noise)]
-            label = label_text(middle[0], middle[1])
-        return label, self.checkpoint.text.answer(label)
+            return labels[0].label, answers[0]
+        middle = [LEVELS[sorted(levels)[len(levels) // 2]] for levels in (blur, noise)]
+        label = label_text(middle[0], middle[1])
+        return label, self._ids(label)
 
-    def _understand(
-        self, overview: Conversation | None, label_ids: list[int]
-    ) -> tuple[str, list[int]]:
+    def _understand(self, label: str, label_ids: list[int]) -> tuple[str, list[int]]:
         """The caption and its ids, written after the label."""
-        if self.settings.guidance in ("none", "perception"):
+        s = self.settings
+        if s.guidance in ("none", "perception"):
             return "", []
-        if self.given_caption is not None:
-            return (self.settings.caption or "").strip(), self.given_caption
-        assert overview is not None
-        written = self._text(overview, given=label_ids)
-        ids = written[Phase.CAPTION] if label_ids else written[Phase.LABEL] + written[Phase.CAPTION]
+        if s.caption is not None:
+            caption = s.caption.strip()
+            return caption, self._ids(caption, label, label_ids) if caption else []
+        ids = self._text(self._about_whole(), given=label_ids)
         return self.checkpoint.text.decode(ids), ids
 
-    def _kept(self, belief: Belief) -> Belief:
-        """What of a belief the guidance leaves in front of the picture."""
-        if self.settings.guidance == "understanding":
-            return replace(belief, label="")
-        return belief
-
     def _text(
-        self,
-        conversation: Conversation,
-        *,
-        given: list[int] | None = None,
-        label_only: bool = False,
-    ) -> dict[Phase, list[int]]:
-        """Ids the model wrote, by phase; what was given is not counted as written."""
-        written: dict[Phase, list[int]] = {Phase.LABEL: [], Phase.CAPTION: []}
+        self, conversation: Conversation, *, given: Sequence[int] = (), label_only: bool = False
+    ) -> list[int]:
+        """Ids the model wrote after those given."""
         before = conversation.passes
-        steps = conversation.write_text(given=given or (), label_only=label_only)
-        for number, step in enumerate(steps):
-            if number >= len(given or ()):
-                written[step.phase].append(step.id)
-                self.steps += 1
+        steps = list(conversation.write_text(given=given, label_only=label_only))[len(given) :]
         self.passes += conversation.passes - before
-        return written
+        self.steps += len(steps)
+        return [step.id for step in steps]
 
     # Picture
 
@@ -386,8 +380,11 @@ class _Restoration:
         for tile in self.tiles:
             box = [side // self.factor for side in tile.box]
             window = (slice(box[1], box[3]), slice(box[0], box[2]))
-            picture = self.canvas.crop(tile.box)
-            conversation = self._converse(picture)
+            if len(self.tiles) == 1:
+                conversation = self._about_whole()
+            else:
+                conversation = self._converse(self.canvas.crop(tile.box))
+            before = conversation.passes
             lq_codes = self.checkpoint.grammar.read_image(
                 conversation.prompt[1 + len(self.instruction) : -1]
             )
@@ -418,7 +415,7 @@ class _Restoration:
                 )
             if preview is not None:
                 self._paint(preview, tile, window, lq_codes)
-            self.passes += conversation.passes
+            self.passes += conversation.passes - before
 
     def _record(self, step: Step, box: list[int]) -> None:
         assert step.cell is not None

@@ -141,17 +141,17 @@ def start_as_reduction(model: VQModel, jitter: float = 0.3) -> None:
         straight = nn.init.dirac_(torch.empty_like(conv.weight))
         conv.weight.mul_(jitter).add_(straight)
         conv.weight[:3] = straight[:3]
-        _zero_bias(conv)
+        _bias(conv).zero_()
 
     for module in model.modules():
         if isinstance(module, ResidualBlock):
             nn.init.zeros_(module.conv2.weight)
-            _zero_bias(module.conv2)
+            _bias(module.conv2).zero_()
             if hasattr(module, "nin_shortcut"):
                 pass_through(module.nin_shortcut)
         elif isinstance(module, AttentionBlock):
             nn.init.zeros_(module.proj_out.weight)
-            _zero_bias(module.proj_out)
+            _bias(module.proj_out).zero_()
         elif isinstance(module, Upsample | Downsample):
             pass_through(module.conv)
             if isinstance(module, Downsample):
@@ -165,21 +165,21 @@ def start_as_reduction(model: VQModel, jitter: float = 0.3) -> None:
     ):
         pass_through(entry)
         pass_through(exit_)
-        entry.bias[rgb] = shift
-        exit_.bias[rgb] = -F.silu(torch.tensor(shift))
+        _bias(entry)[rgb] = shift
+        _bias(exit_)[rgb] = -F.silu(torch.tensor(shift))
     constant = 2.5
     model.quant_conv.weight[:4] = 0.0
     model.quant_conv.weight[rgb, rgb] = 1.0
-    _zero_bias(model.quant_conv)
-    model.quant_conv.bias[3] = constant
+    _bias(model.quant_conv).zero_()
+    _bias(model.quant_conv)[3] = constant
     model.post_quant_conv.weight[:3] = 0.0
     model.post_quant_conv.weight[rgb, rgb] = math.hypot(constant, 0.8)  # a typical length
-    _zero_bias(model.post_quant_conv)
+    _bias(model.post_quant_conv).zero_()
 
 
-def _zero_bias(conv: nn.Conv2d) -> None:
+def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    return conv.bias
 
 
 @torch.no_grad()
@@ -230,7 +230,8 @@ class VQTrainer:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
         torch.manual_seed(settings.seed)  # initial weights only: later draws have own generators
         self.model = VQModel(CONFIGS[settings.size])
-        start_as_reduction(self.model)
+        if not self.model.config.output_norm:
+            start_as_reduction(self.model)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0

@@ -18,6 +18,7 @@ BEGIN_IMAGE = "<racm3:break>"
 END_TURN = "<reserved08706>"
 NEWLINE = "<reserved08799>"
 IMAGE_PLACEHOLDER = "<|image|>"
+CHAMELEON_IMAGE = "<image>"  # what some releases call <reserved08707>; PURE does not use it
 CONTROLS = (BOS, PAD, EOS, UNK, END_IMAGE, BEGIN_IMAGE, END_TURN, NEWLINE)
 
 GRID_PIXELS = 32  # a grid token counts sides in units of this many pixels
@@ -108,7 +109,7 @@ class Vocab:
         pieces = {
             name: i
             for name, i in names.items()
-            if name not in (*CONTROLS, IMAGE_PLACEHOLDER)
+            if name not in (*CONTROLS, IMAGE_PLACEHOLDER, CHAMELEON_IMAGE)
             and not _RESERVED.fullmatch(name)
             and code_of(name) is None
             and i < size

@@ -67,7 +67,10 @@ CSS = """
   color: var(--body-text-color); }
 
 .gradio-container :is(button, [role=tab], input[type=number], select) { min-height: 44px; }
-.gradio-container .source-selection button { min-width: 44px; }
+.gradio-container :is(.source-selection button, .icon-button) { min-width: 44px; }
+.gradio-container .icon-button { justify-content: center; }
+.gradio-container .icon-button svg { width: 18px; height: 18px; }
+.gradio-container textarea { min-height: 44px; }
 .gradio-container .source-selection svg { width: 22px; height: 22px; }
 .gradio-container label:has(input[type=radio]) { min-height: 44px; }
 #options > button { align-items: center; }
@@ -103,7 +106,8 @@ CSS = """
 #status .problem { color: #b42318; font-weight: 600; }
 .dark #status .problem { color: #fda29b; }
 
-#sides { flex-wrap: nowrap; }
+#sides { flex-wrap: nowrap; gap: 8px; }
+#sides button { flex: 1 1 auto; min-width: 0 !important; }
 #sides button { font-size: .92rem; font-weight: 600; white-space: nowrap; padding: 0 10px; }
 #sides button:first-child { justify-content: flex-start; }
 #sides button:last-child { justify-content: flex-end; }
@@ -132,6 +136,7 @@ CSS = """
 @media (max-width: 640px) {
   #belief-lines dl { grid-template-columns: 1fr; row-gap: .1rem; }
   #belief-lines dd + dt { margin-top: .5rem; }
+  #slider .icon-button-wrapper { display: none; } /* it would cover the picture; pinch works */
   #sides button { font-size: .85rem; padding: 0 6px; }
   .heat .frame { height: 130px; }
   .heat .title { min-height: 4.1rem; }

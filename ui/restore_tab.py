@@ -492,7 +492,7 @@ def _lay_out_input(ui: dict[str, Any], limits: Settings) -> None:
     )
     with gr.Group(visible=False, elem_id="fit") as ui["fit"]:
         ui["fit_text"] = gr.HTML(padding=True)
-        with gr.Row():
+        with gr.Row() as ui["fit_ways"]:
             ui["shrink"] = gr.Button("Shrink it", elem_id="shrink")
             ui["crop"] = gr.Button("Keep the centre", elem_id="crop")
     with gr.Row():
@@ -596,6 +596,7 @@ def _lay_out_result(ui: dict[str, Any], model: Model) -> None:
     with gr.Column(visible=False, elem_id="after") as ui["after"]:
         ui["slider"] = gr.ImageSlider(
             label="Bicubic input on the left, restored on the right",
+            show_label=False,  # it would cover the picture
             format="png",
             type="filepath",
             interactive=False,
@@ -606,7 +607,7 @@ def _lay_out_result(ui: dict[str, Any], model: Model) -> None:
         # Captions, which the slider has none of, and its keyboard, which it has none of either.
         with gr.Row(elem_id="sides"):
             ui["before_only"] = gr.Button("◀ Bicubic input", min_width=90, elem_id="show-before")
-            ui["half"] = gr.Button("Half and half", min_width=90, elem_id="show-half")
+            ui["half"] = gr.Button("Half", min_width=90, elem_id="show-half")
             ui["after_only"] = gr.Button("Restored ▶", min_width=90, elem_id="show-after")
         with gr.Row():
             ui["picture_file"] = gr.DownloadButton(
@@ -662,33 +663,33 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
     quick: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
 
-    def job(photo: Any, values: tuple[Any, ...], label: Any = None, caption: Any = None) -> Job:
-        scale, seed, mode, k_max, top_k, temperature, guidance_scale, guidance, colour_fix = values
+    def job(photo: Any, *values: Any) -> Job:
+        """From the values of the photo, `OPTIONS`, and possibly label and caption."""
+        scale, seed, mode, k_max, top_k, temperature, guidance_scale, guidance, colour_fix = values[
+            : len(OPTIONS)
+        ]
         sampling = sampling_config(mode, k_max, top_k, temperature, guidance_scale)
-        settings = restore_settings(scale, seed, sampling, guidance, colour_fix, label, caption)
+        belief = values[len(OPTIONS) :]
+        settings = restore_settings(scale, seed, sampling, guidance, colour_fix, *belief)
         return prepare(uploaded(photo), settings, limits)
 
     def at(view: View) -> dict[Any, Any]:
         return {ui[name]: update for name, update in updates(view).items()}
 
-    def check(photo: Any, *values: Any) -> dict[Any, Any]:
+    def checked(*request: Any) -> Iterator[dict[Any, Any]]:
         """Before the queue, so that a photo nobody takes on does not wait in it."""
-        job(photo, values)
-        return at(View("waiting", codes=model.codes))
+        try:
+            job(*request)
+        except Exception as error:
+            told = shown(error)
+            yield at(View("failed", problem=html.unescape(str(told.message))))
+            raise told from error
+        yield at(View("waiting", codes=model.codes))
 
-    def run(photo: Any, *values: Any) -> Iterator[dict[Any, Any]]:
+    def run(*request: Any) -> Iterator[dict[Any, Any]]:
         with TemporaryDirectory() as folder:
-            for view in views(model, job(photo, values), Path(folder)):
+            for view in views(model, job(*request), Path(folder)):
                 yield at(view)  # Gradio copies the files before it asks for more
-
-    def check_again(photo: Any, label: Any, caption: Any, *values: Any) -> dict[Any, Any]:
-        job(photo, values, label, caption)
-        return at(View("waiting", codes=model.codes, label=label, caption=caption))
-
-    def run_again(photo: Any, label: Any, caption: Any, *values: Any) -> Iterator[dict[Any, Any]]:
-        with TemporaryDirectory() as folder:
-            for view in views(model, job(photo, values, label, caption), Path(folder)):
-                yield at(view)
 
     def stopped() -> dict[Any, Any]:
         return at(View("stopped")) | {ui["rerun"]: gr.update(interactive=True)}
@@ -701,13 +702,22 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
         }
 
     runs = []
-    for button, ahead, generator, inputs in (
-        (ui["restore"], check, run, [ui["photo"], *options]),
-        (ui["rerun"], check_again, run_again, [ui["photo"], ui["label"], ui["caption"], *options]),
+    request = [ui["photo"], *options]
+    for button, inputs in (
+        (ui["restore"], request),
+        (ui["rerun"], [*request, ui["label"], ui["caption"]]),
     ):
-        checked = button.click(guarded(ahead), inputs, outputs, **quick)
-        started = checked.success(
-            guarded(generator),
+        # Through the queue, for only there an error reaches the page; but in no line of its own.
+        begun = button.click(
+            guarded(checked),
+            inputs,
+            outputs,
+            **private,
+            show_progress="hidden",
+            concurrency_limit=None,
+        )
+        started = begun.success(
+            guarded(run),
             inputs,
             outputs,
             **private,
@@ -716,23 +726,32 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
             concurrency_limit=1,
             concurrency_id=QUEUE,
         )
-        button.click(None, js=TO_THE_RESULT, **private)
         started.failure(failed, None, [ui["restore"], ui["stop"]], **quick)
+        button.click(None, js=TO_THE_RESULT, **private)
         runs.append(started)
     ui["stop"].click(stopped, None, outputs, cancels=runs, **quick)
 
-    def fits(photo: Any, scale: Any) -> tuple[Any, Any]:
-        problem = ""
+    def fits(photo: Any, scale: Any) -> tuple[Any, ...]:
+        """What is wrong with the photo, if anything, and whether it only is too large."""
+        problem, large = "", False
         if path := uploaded(photo):
-            image = read_photo(path, max_bytes=limits.max_file_mb * 1_000_000)
-            problem = too_large(image.size, _whole(scale, "scale"), limits)
-        return gr.update(visible=bool(problem)), html.escape(problem)
+            try:
+                image = read_photo(path, max_bytes=limits.max_file_mb * 1_000_000)
+                problem = too_large(image.size, _whole(scale, "scale"), limits)
+                large = bool(problem)
+            except PhotoError as error:
+                problem = str(error)
+        return (
+            gr.update(visible=bool(problem)),
+            f'<p role="alert">{html.escape(problem)}</p>',
+            gr.update(visible=large),
+        )
 
     gr.on(
         [ui["photo"].change, ui["scale"].change],
         guarded(fits),
         [ui["photo"], ui["scale"]],
-        [ui["fit"], ui["fit_text"]],
+        [ui["fit"], ui["fit_text"], ui["fit_ways"]],
         **quick,
     )
 

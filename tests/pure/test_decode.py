@@ -266,14 +266,12 @@ def test_a_text_may_be_as_long_as_the_limit(transformer, grammar, prompt, text):
     assert steps[-1].id == grammar.vocab.end_turn
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="the cache has room for text_limit tokens; a longer given text overflows it",
-)
-def test_a_given_text_beyond_the_limit_is_not_a_crash(transformer, grammar, prompt, text):
+def test_a_given_text_beyond_the_limit_is_refused(transformer, grammar, prompt, text):
     conversation = Conversation(transformer, grammar, prompt, Grid(4, 4), text_limit=2)
-    assert list(conversation.restore(text * 2, CONFIGS["top1"]))
+    with pytest.raises(ValueError, match="exceed the limit of 2"):
+        list(conversation.restore(text * 2, CONFIGS["top1"]))
+    with pytest.raises(ValueError, match="exceed the limit of 2"):
+        list(conversation.write_text(given=text * 2))
 
 
 @pytest.fixture(scope="module")

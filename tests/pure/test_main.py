@@ -44,7 +44,7 @@ def nano_folder(tmp_path_factory):
         vq_config=CONFIGS["tiny"],
         vq=vq.state_dict(),
         native_pixels=32,
-        text_limit=4,
+        text_limit=12,
         notes={"name": "tiny"},
     )
     return folder

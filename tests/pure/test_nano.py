@@ -190,7 +190,7 @@ def test_a_caption_is_the_form_filled_in():
 
 
 def test_the_caption_of_a_dark_picture_says_so():
-    written = nano.caption(photo("animal"), plain(0, 0, 0), frozenset())
+    written = nano.caption(photo("animal"), plain(0, 0, 0), frozenset({"animal"}))
     assert written == "From a photo of animal, animal; black and black, dark, smooth."
 
 
@@ -268,3 +268,8 @@ def test_a_label_ends_where_the_grammar_ends_it(written, text):
         assert answer.expected().phase is Phase.LABEL
         answer.push(token)
     assert answer.expected().phase is Phase.BEGIN_IMAGE
+
+
+def test_a_kind_training_never_saw_is_called_a_scene():
+    written = nano.caption(photo("street"), plain(0, 0, 0), frozenset({"animal"}))
+    assert written == "From a photo of scene, scene; black and black, dark, smooth."
