@@ -1,30 +1,22 @@
 """Numbers per cell as a colour picture.
 
-Knows one colour map. Does not know what the numbers are, nor where they lie in a photo.
+Knows two colour maps. Does not know what the numbers are, nor where they lie in a photo.
 """
 
 import numpy as np
 from PIL import Image
 
-# Viridis at tenths of its length (Smith & van der Walt 2015, CC0): lightness rises evenly, and
-# it reads the same with red-green colour blindness and in grey print.
-VIRIDIS = (
-    (0x44, 0x01, 0x54),
-    (0x48, 0x28, 0x78),
-    (0x3E, 0x49, 0x89),
-    (0x31, 0x68, 0x8E),
-    (0x26, 0x82, 0x8E),
-    (0x1F, 0x9E, 0x89),
-    (0x35, 0xB7, 0x79),
-    (0x6E, 0xCE, 0x58),
-    (0xB5, 0xDE, 0x2B),
-    (0xFD, 0xE7, 0x25),
-)
-UNKNOWN = (0x80, 0x80, 0x80)  # a grey, which the map does not contain
+# Eleven stops of matplotlib's perceptually uniform maps (Smith & van der Walt 2015, CC0):
+# lightness rises evenly, and they read the same with colour blindness and in grey print.
+VIRIDIS = "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725"
+MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf"
+UNKNOWN = (0x80, 0x80, 0x80)  # a grey, which the maps do not contain
 
 
-def heat_map(values: np.ndarray, low: float, high: float) -> Image.Image:
-    """One pixel per cell, from dark blue at `low` to yellow at `high`.
+def heat_map(
+    values: np.ndarray, low: float, high: float, *, stops: str = VIRIDIS, log: bool = False
+) -> Image.Image:
+    """One pixel per cell, RGB, from the first colour at `low` to the last at `high`.
 
     What lies outside the limits gets the colour of the limit; NaN is grey.
 
@@ -32,18 +24,23 @@ def heat_map(values: np.ndarray, low: float, high: float) -> Image.Image:
         values: (rows, columns), any number type.
         low: what the first colour stands for.
         high: what the last one stands for; above `low`.
+        stops: hexadecimal colours at even distances.
+        log: let the colours follow the logarithm; `low` is above 0 then.
 
     Raises:
         ValueError: `values` has other dimensions, or the limits are not in order.
     """
     if values.ndim != 2:
         raise ValueError(f"expected values (rows, columns), got the shape {values.shape}")
-    if not low < high:
-        raise ValueError(f"expected low < high, got {low} and {high}")
-    share = (np.asarray(values, np.float64) - low) / (high - low)
-    known = ~np.isnan(share)
-    place = np.clip(np.where(known, share, 0), 0, 1) * (len(VIRIDIS) - 1)
-    table = np.asarray(VIRIDIS, np.float64)
+    if not low < high or (log and low <= 0):
+        raise ValueError(f"expected low < high, above 0 for a logarithm, got {low} and {high}")
+    numbers = np.asarray(values, np.float64)
+    known = ~np.isnan(numbers)
+    numbers = np.clip(np.where(known, numbers, low), low, high)
+    if log:
+        numbers, low, high = np.log(numbers), float(np.log(low)), float(np.log(high))
+    table = np.array([list(bytes.fromhex(stop)) for stop in stops.split()], np.float64)
+    place = (numbers - low) / (high - low) * (len(table) - 1)
     channels = [np.interp(place, np.arange(len(table)), table[:, c]) for c in range(3)]
     pixels = np.where(known[..., None], np.rint(np.stack(channels, axis=-1)), UNKNOWN)
     return Image.fromarray(pixels.astype(np.uint8))

@@ -46,6 +46,8 @@ class Checkpoint:
     Attributes:
         name: what to call it in front of people.
         native: side in pixels of the picture one sequence restores.
+        text_limit: tokens of the longest label and caption together.
+        photos: photographs it was trained on, if the checkpoint says.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Checkpoint:
     text: TextTokenizer
     native: int
     text_limit: int
+    photos: int | None = None
 
     @property
     def is_nano(self) -> bool:
@@ -109,6 +112,7 @@ def load(
         # 512 is what the released model was trained at; ours says in its config.
         native=int(settings.get("native_pixels", 512)),
         text_limit=int(settings.get("text_limit", 512)),
+        photos=settings.get("photos"),
     )
 
 

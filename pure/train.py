@@ -235,7 +235,11 @@ class Trainer:
             vq_config=self.vq.config,
             vq={k: v.half().contiguous() for k, v in self.vq.state_dict().items()},
             native_pixels=self.settings.native,
-            notes={"training": asdict(self.settings), "step": self.step},
+            notes={
+                "training": asdict(self.settings),
+                "step": self.step,
+                "photos": len(self.sampler.photos),
+            },
         )
 
     def train_step(self) -> dict[str, float]:

@@ -53,6 +53,8 @@ class VQTraining:
         perceptual: weight of the distance of SqueezeNet features; 0 turns it off.
         commitment: weight of the encoder's pull towards its code.
         ema: decay of the averaged weights that are saved for use.
+        decoder_only: improve the decoder of a finished tokenizer; the codes of every picture
+            stay what they are, so a transformer trained on them stays valid.
     """
 
     size: str = "nano"
@@ -69,6 +71,7 @@ class VQTraining:
     commitment: float = 0.25
     ema: float = 0.998
     restart_every: int = 200
+    decoder_only: bool = False
     seed: int = 0
 
 
@@ -224,7 +227,16 @@ def psnr(x: Tensor, y: Tensor) -> float:
 class VQTrainer:
     """Holds what a training run holds; `run` takes it to its last step."""
 
-    def __init__(self, settings: VQTraining, photos: Path, perceptual: Path, out: Path) -> None:
+    def __init__(
+        self,
+        settings: VQTraining,
+        photos: Path,
+        perceptual: Path,
+        out: Path,
+        start: Path | None = None,
+    ) -> None:
+        if settings.decoder_only and start is None:
+            raise ValueError("training the decoder only needs a finished tokenizer to start from")
         self.settings, self.out = settings, out
         out.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
@@ -232,9 +244,18 @@ class VQTrainer:
         self.model = VQModel(CONFIGS[settings.size])
         if not self.model.config.output_norm:
             start_as_reduction(self.model)
+        if start is not None:
+            self.model.load_state_dict(load_file(start))
+        if settings.decoder_only:
+            self.model.requires_grad_(False)
+            for part in (self.model.post_quant_conv, self.model.decoder):
+                part.requires_grad_(True)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=settings.lr,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
         )
         self.model, self.optimiser = self.accelerator.prepare(self.model, self.optimiser)
         self.sampler = CropSampler(
@@ -257,7 +278,7 @@ class VQTrainer:
 
     @property
     def quantised(self) -> bool:
-        return self.step >= self.settings.autoencoder_steps
+        return self.settings.decoder_only or self.step >= self.settings.autoencoder_steps
 
     def _lr(self) -> float:
         s = self.settings
@@ -326,8 +347,12 @@ class VQTrainer:
         losses: dict[str, Tensor] = {}
         restarted = 0
         with self.accelerator.autocast():
-            z = self.model.latents(x)
-            if self.quantised:
+            with torch.set_grad_enabled(not s.decoder_only):
+                z = self.model.latents(x)
+            if s.decoder_only:
+                with torch.no_grad():
+                    z_q = quantise(self.model, z)[0]
+            elif self.quantised:
                 z_q, losses["codebook"], commitment, codes = quantise(self.model, z)
                 losses["commitment"] = s.commitment * commitment
                 self.usage += torch.bincount(codes, minlength=len(self.usage))
@@ -380,7 +405,7 @@ class VQTrainer:
         saved = time.monotonic()
         curve = self.out / "curve.csv"
         while self.step < self.settings.steps:
-            if self.step == self.settings.autoencoder_steps:
+            if self.step == self.settings.autoencoder_steps and not self.settings.decoder_only:
                 self._make_codebook()
             started = time.monotonic()
             row = {"step": self.step} | self._train_step()
@@ -419,13 +444,18 @@ def main() -> None:
         "--features", type=Path, default=Path("data/squeezenet1_1_features.safetensors")
     )
     parser.add_argument("--out", type=Path, default=Path("runs/vq"))
+    parser.add_argument("--start", type=Path, help="vq.safetensors to start from")
+    parser.add_argument("--decoder-only", action="store_true")
     defaults = asdict(VQTraining())
     for name, value in defaults.items():
+        if name == "decoder_only":
+            continue
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = VQTraining(**{name: arguments[name] for name in defaults})
-    VQTrainer(settings, arguments["photos"], arguments["features"], arguments["out"]).run()
+    paths = (arguments[name] for name in ("photos", "features", "out", "start"))
+    VQTrainer(settings, *paths).run()
 
 
 if __name__ == "__main__":

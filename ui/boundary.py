@@ -149,8 +149,7 @@ class Model:
 def describe(checkpoint: Any) -> str:
     """What a checkpoint is, in a few words that claim nothing; empty if only its name is known."""
     if checkpoint.is_nano:
-        photos = getattr(checkpoint, "photos", None)
-        number = f" on {photos:,} photographs" if photos else ""
+        number = f" on {checkpoint.photos:,} photographs" if checkpoint.photos else ""
         return f"a small checkpoint trained by this project{number}; not the paper's 7B model"
     return "PURE 7B (released weights)" if checkpoint.name == RELEASED_ID else ""
 

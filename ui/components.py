@@ -13,9 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-# Eleven stops of matplotlib's perceptually uniform maps, which are in the public domain (CC0).
-_MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf"
-_VIRIDIS = "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725"
+from imaging import maps
 
 FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -106,6 +104,12 @@ CSS = """
 #status .problem { color: #b42318; font-weight: 600; }
 .dark #status .problem { color: #fda29b; }
 
+#queue { min-height: 26px; overflow: visible !important; } /* Gradio writes the place in it */
+#queue .wrap { padding: 0 !important; justify-content: flex-start; background: none; }
+#queue .wrap .progress-text, #queue .wrap .meta-text { position: static; padding: 0;
+  margin: 0; transform: none; font-family: var(--font); font-size: .92rem;
+  color: var(--body-text-color); background: none; }
+
 #sides { flex-wrap: nowrap; gap: 8px; }
 #sides button { flex: 1 1 auto; min-width: 0 !important; }
 #sides button { font-size: .92rem; font-weight: 600; white-space: nowrap; padding: 0 10px; }
@@ -187,29 +191,22 @@ class Heat:
 
 def entropy_heat(codes: int) -> Heat:
     """Of the entropy of each code's distribution; a codebook's size bounds it."""
-    return Heat("Entropy", "how unsure the model is of each code", "nats", 0, np.log(codes), _MAGMA)
+    return Heat(
+        "Entropy", "how unsure the model is of each code", "nats", 0, np.log(codes), maps.MAGMA
+    )
 
 
 def k_heat(k_max: int) -> Heat:
     """Of the candidates kept for each code."""
     return Heat(
-        "Candidates", "how many codes were drawn from", "codes", 1, max(k_max, 2), _VIRIDIS, True
+        "Candidates",
+        "how many codes were drawn from",
+        "codes",
+        1,
+        max(k_max, 2),
+        maps.VIRIDIS,
+        True,
     )
-
-
-def colours(values: np.ndarray, heat: Heat) -> Image.Image:
-    """A map as pixels, one a cell, RGBA; what is not a number yet is transparent."""
-    known = np.isfinite(values)
-    filled = np.where(known, values, heat.low).astype(np.float64)
-    low, high = heat.low, heat.high
-    if heat.log:
-        filled, low, high = np.log(np.maximum(filled, 1e-9)), np.log(low), np.log(high)
-    share = np.clip((filled - low) / (high - low), 0, 1)
-    stops = np.array([list(bytes.fromhex(stop)) for stop in heat.stops.split()], float)
-    at = np.linspace(0, 1, len(stops))
-    pixels = np.stack([np.interp(share, at, stops[:, c]) for c in range(3)], -1)
-    rgba = np.dstack([pixels, np.where(known, 255, 0)]).round().astype(np.uint8)
-    return Image.fromarray(rgba)
 
 
 def heat_map(values: np.ndarray | None, heat: Heat) -> str:
@@ -222,7 +219,8 @@ def heat_map(values: np.ndarray | None, heat: Heat) -> str:
             f"{heat.unit}"
         )
         alt = f"Map of {heat.alt}: {summary}."
-        inside = f'<img src="{png_uri(colours(values, heat))}" alt="{html.escape(alt)}">'
+        cells = maps.heat_map(values, heat.low, heat.high, stops=heat.stops, log=heat.log)
+        inside = f'<img src="{png_uri(cells)}" alt="{html.escape(alt)}">'
     gradient = ", ".join(f"#{stop}" for stop in heat.stops.split())
     middle = (heat.low * heat.high) ** 0.5 if heat.log else (heat.low + heat.high) / 2
     ticks = "".join(

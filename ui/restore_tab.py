@@ -691,21 +691,26 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
             for view in views(model, job(*request), Path(folder)):
                 yield at(view)  # Gradio copies the files before it asks for more
 
-    def stopped() -> dict[Any, Any]:
-        return at(View("stopped")) | {ui["rerun"]: gr.update(interactive=True)}
+    words = [ui["label"], ui["caption"]]
 
-    def failed() -> dict[Any, Any]:
-        """After an error of which no view told, such as a full queue."""
+    def stopped(label: Any, caption: Any) -> dict[Any, Any]:
+        shows = at(View("stopped"))
+        del shows[ui["belief"]]  # what was perceived by then stays
+        return shows | {ui["rerun"]: gr.update(interactive=bool(label or caption))}
+
+    def failed(label: Any, caption: Any) -> dict[Any, Any]:
+        """After any error, those included of which no view told, such as a full queue."""
         return {
             ui["restore"]: gr.update(interactive=True),
             ui["stop"]: gr.update(interactive=False),
+            ui["rerun"]: gr.update(interactive=bool(label or caption)),
         }
 
     runs = []
     request = [ui["photo"], *options]
     for button, inputs in (
         (ui["restore"], request),
-        (ui["rerun"], [*request, ui["label"], ui["caption"]]),
+        (ui["rerun"], [*request, *words]),
     ):
         # Through the queue, for only there an error reaches the page; but in no line of its own.
         begun = button.click(
@@ -726,10 +731,10 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
             concurrency_limit=1,
             concurrency_id=QUEUE,
         )
-        started.failure(failed, None, [ui["restore"], ui["stop"]], **quick)
+        started.failure(failed, words, [ui["restore"], ui["stop"], ui["rerun"]], **quick)
         button.click(None, js=TO_THE_RESULT, **private)
         runs.append(started)
-    ui["stop"].click(stopped, None, outputs, cancels=runs, **quick)
+    ui["stop"].click(stopped, words, outputs, cancels=runs, **quick)
 
     def fits(photo: Any, scale: Any) -> tuple[Any, ...]:
         """What is wrong with the photo, if anything, and whether it only is too large."""

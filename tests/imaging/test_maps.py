@@ -2,7 +2,9 @@ import numpy as np
 import plotly.colors
 import pytest
 
-from imaging.maps import UNKNOWN, VIRIDIS, heat_map, over_picture
+from imaging.maps import MAGMA, UNKNOWN, VIRIDIS, heat_map, over_picture
+
+FIRST, LAST = (tuple(bytes.fromhex(VIRIDIS.split()[i])) for i in (0, -1))
 
 
 def lightness(rgb):
@@ -15,12 +17,12 @@ def lightness(rgb):
 
 def test_the_limits_get_the_ends_of_the_map():
     image = heat_map(np.array([[2.0, 5.0]]), 2, 5)
-    assert [image.getpixel((x, 0)) for x in (0, 1)] == [VIRIDIS[0], VIRIDIS[-1]]
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [FIRST, LAST]
 
 
 def test_values_outside_the_limits_get_the_colour_of_the_limit():
     image = heat_map(np.array([[-np.inf, -1, 9, np.inf]]), 0, 1)
-    ends = [VIRIDIS[0], VIRIDIS[0], VIRIDIS[-1], VIRIDIS[-1]]
+    ends = [FIRST, FIRST, LAST, LAST]
     assert [image.getpixel((x, 0)) for x in range(4)] == ends
 
 
@@ -34,16 +36,28 @@ def test_whole_numbers_are_mapped_like_others():
     np.testing.assert_array_equal(whole, real)
 
 
+def test_a_logarithm_puts_the_geometric_mean_in_the_middle():
+    image = heat_map(np.array([[1.0, 10.0, 100.0]]), 1, 100, log=True)
+    plain = heat_map(np.array([[0.0, 0.5, 1.0]]), 0, 1)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(plain))
+
+
 def test_the_colours_are_the_published_ones():
-    published = [
-        tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        for colour in plotly.colors.sequential.Viridis
-    ]
-    assert list(VIRIDIS) == published
+    """Plotly's table has ten stops where ours has eleven, so in between they agree roughly."""
+    published = np.array(
+        [
+            [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+            for colour in plotly.colors.sequential.Viridis
+        ]
+    )
+    ours = np.asarray(heat_map(np.linspace(0, 1, len(published))[None], 0, 1))[0].astype(int)
+    assert abs(ours - published).max() <= 8  # of 255
+    assert (ours[[0, -1]] == published[[0, -1]]).all()
 
 
-def test_lightness_rises_evenly():
-    ramp = np.asarray(heat_map(np.linspace(0, 1, 64)[None], 0, 1))[0]
+@pytest.mark.parametrize("stops", [VIRIDIS, MAGMA])
+def test_lightness_rises_evenly(stops):
+    ramp = np.asarray(heat_map(np.linspace(0, 1, 64)[None], 0, 1, stops=stops))[0]
     steps = np.diff(lightness(ramp))
     assert steps.min() > 0
     assert steps.max() < 2.5 * steps.mean()

@@ -30,7 +30,7 @@ class FakePipeline:
     ) -> None:
         config = SimpleNamespace(codebook_size=16)
         vq = SimpleNamespace(factor=8, config=config)
-        self.checkpoint = SimpleNamespace(name=name, is_nano=False, native=32, vq=vq)
+        self.checkpoint = SimpleNamespace(name=name, is_nano=False, native=32, vq=vq, photos=None)
         self.rows, self.pause, self.breaks = rows, pause, breaks
         self.passes = self.closed = 0
         self.running = 0
