@@ -9,7 +9,7 @@ TEST_ENV = OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test chromium lint format data figures
+.PHONY: help run test chromium lint format data figures bench
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ data: $(VENV)/.installed ## Gather the training photographs into data/ (needs ap
 
 figures: $(VENV)/.installed ## Make the pictures of README and docs again
 	$(BIN)/python -m tools.figures
+
+bench: $(VENV)/.installed ## Measure what guidance costs: paired rounds, one thread
+	$(BIN)/python -m tools.bench
 
 # The browser tests drive the system's Chromium. Where it is missing and cannot be installed they
 # skip with a sentence, but never in CI, where nobody would notice.

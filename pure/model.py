@@ -58,6 +58,7 @@ CONFIGS = {
         num_hidden_layers=4,
         num_attention_heads=3,
         num_key_value_heads=3,
+        model_parallel_size=3,  # QK-norm parameters of its own for every head
         dropout=0.05,
         max_position_embeddings=1024,
     ),

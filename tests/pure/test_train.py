@@ -20,6 +20,7 @@ from pure.train import (
     collate,
     initialise,
     losses,
+    point_head,
 )
 from pure.vq import CONFIGS, VQModel
 
@@ -32,7 +33,9 @@ SMALL = TransformerConfig(
     num_key_value_heads=2,
     dropout=0.1,
 )
-SETTINGS = SequenceTraining(size="small", native=32, batch=3, steps=6, warm_up=2, lr=1e-2)
+SETTINGS = SequenceTraining(
+    size="small", native=32, batch=3, steps=6, warm_up=2, lr=1e-2, pointed=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +233,54 @@ def test_initial_weights_have_the_stated_spread():
     deep = state["model.layers.0.mlp.down_proj.weight"].std().item()
     assert deep == pytest.approx(0.02 / 2, rel=0.15)  # two layers: the root of four
     assert (state["model.norm.weight"] == 1).all()
+
+
+@pytest.mark.parametrize("distance", [1, 40, 298])
+def test_a_pointed_head_looks_the_stated_distance_back(distance):
+    from pure.model import rotary, rotate
+
+    torch.manual_seed(0)
+    config = replace(
+        SMALL,
+        vocab_size=20,
+        hidden_size=128,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        model_parallel_size=2,
+    )
+    model = Transformer(config).eval()
+    point_head(model, layer=1, head=1, distance=distance)
+    attention = model.model.layers[1].self_attn
+    T = 320
+    x = torch.randn(1, T, 128)
+    cos, sin = rotary(torch.arange(T)[None], 64, config.rope_theta, torch.float32)
+    q, k = (
+        rotate(norm(projection(x).view(1, T, 2, 64)), cos, sin)[0, :, 1]
+        for norm, projection in (
+            (attention.q_norm, attention.q_proj),
+            (attention.k_norm, attention.k_proj),
+        )
+    )
+    scores = (q @ k.mT / 8).masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
+    weights = scores.softmax(-1)
+    here = torch.arange(distance, T)
+    assert (weights.argmax(-1)[here] == here - distance).all()
+    assert weights[here, here - distance].mean() > 0.6  # the rest goes to the direct neighbours
+
+
+def test_heads_that_share_parameters_cannot_be_pointed():
+    with pytest.raises(ValueError, match="own QK-norm row"):
+        point_head(Transformer(replace(SMALL, vocab_size=20)), 0, 0, 5)
+
+
+def test_pointed_heads_of_a_run_find_the_cell_to_be_restored(trainer, monkeypatch):
+    monkeypatch.setitem(pure.train.CONFIGS, "small", replace(SMALL, model_parallel_size=2))
+    pointed = []
+    monkeypatch.setattr(pure.train, "point_head", lambda m, *where: pointed.append(where))
+    run = trainer(pointed=1, without_label=0.0, without_caption=0.0, unconditional=0.0)
+    row = run.batch(0)[0][0].tolist()
+    first, second = (i for i, token in enumerate(row) if token == run.vocab.begin_image)
+    (layer, head, distance), *_ = pointed
+    assert (layer, head) == (0, 0)
+    # standing on the width token, about to write the first code of the answer
+    assert second + 2 - distance == first + 3
