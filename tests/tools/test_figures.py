@@ -98,7 +98,8 @@ def test_the_entropy_sheet_has_legends_in_the_colours_of_its_maps(pipeline, exam
     with Image.open(examples / "pond.png") as lq:
         assert find(sheet, pipeline.restore(lq).image)
     legends = np.asarray(sheet)[-(14 + figures.STRIP)]
-    for colour in (VIRIDIS[0], VIRIDIS[-1]):
+    for stop in (VIRIDIS.split()[0], VIRIDIS.split()[-1]):
+        colour = tuple(bytes.fromhex(stop))
         assert (legends == colour).all(-1).sum() >= 2  # one in each legend
 
 
