@@ -34,7 +34,12 @@ TEXTURE = ("smooth", "edged", "textured")
 FORM = "From a photo of {kind}, {word}; {first} and {second}, {brightness}, {texture}."
 UNKNOWN_KIND = "scene"  # of held-out photos of a kind that training never saw
 EXAMPLE = FORM.format(
-    kind=UNKNOWN_KIND, word=UNKNOWN_KIND, first="grey", second="grey", brightness="dark", texture="smooth"
+    kind=UNKNOWN_KIND,
+    word=UNKNOWN_KIND,
+    first="grey",
+    second="grey",
+    brightness="dark",
+    texture="smooth",
 )  # every caption has as many tokens
 RARE = 3  # a word of fewer training photos cannot be learned: the next one is used
 
