@@ -1,4 +1,4 @@
-"""Between pictures and tensors: conversion, resizing, padding to a multiple and cropping back.
+"""Between pictures and tensors: conversion and resizing.
 
 Knows the two conventions of this project, `PIL` RGB 8 bit and float32 (1, 3, H, W) in [0, 1], and
 how PURE rounds between them. Does not know files (`load.py`) or what a model expects inside.
@@ -62,49 +62,6 @@ def resize(
     if min(size) < 1:
         raise ValueError(f"expected a size of at least 1 × 1, got {size[0]} × {size[1]}")
     return _rgb(image).resize(size, resample)
-
-
-def pad_to_multiple(image: Image.Image, multiple: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Grow right and down until both sides are multiples, and say what the size was.
-
-    The border is a mirror image, the edge pixel not doubled. A side no longer than its padding is
-    too short for a mirror and repeats its last pixel. `crop_back` undoes this.
-
-    Args:
-        image: RGB.
-        multiple: in pixels, at least 1.
-
-    Returns:
-        The padded picture, a new one, and the (width, height) of `image`.
-
-    Raises:
-        ValueError: the picture is not RGB or empty, or `multiple` is below 1.
-    """
-    if multiple < 1:
-        raise ValueError(f"expected a multiple of at least 1, got {multiple}")
-    width, height = image.size
-    if min(width, height) < 1:
-        raise ValueError(f"expected a picture of at least 1 × 1, got {width} × {height}")
-    pixels = np.asarray(_rgb(image))  # (H, W, 3)
-    for axis, side in enumerate((height, width)):
-        missing = -side % multiple
-        border = [(0, 0), (0, 0), (0, 0)]
-        border[axis] = (0, missing)
-        pixels = np.pad(pixels, border, mode="reflect" if missing < side else "edge")
-    return Image.fromarray(pixels), (width, height)
-
-
-def crop_back(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The top left `size` (width, height) of a padded picture.
-
-    Raises:
-        ValueError: `size` is larger than the picture.
-    """
-    if size[0] > image.width or size[1] > image.height:
-        raise ValueError(
-            f"expected at most {image.width} × {image.height}, got {size[0]} × {size[1]}"
-        )
-    return image.crop((0, 0, *size))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ can be measured in the crop (colours, brightness, texture).
 import colorsys
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,3 @@ def write_checkpoint(
     save_file(transformer, folder / "model.safetensors", metadata={"format": "pt"})
     metadata = {"config": json.dumps(asdict(vq_config))}
     save_file(vq, folder / "vq.safetensors", metadata=metadata)
-
-
-def words_of(photos: Sequence[Photo]) -> list[str]:
-    """The content words the vocabulary needs, sorted."""
-    return sorted(frequent_words(photos))

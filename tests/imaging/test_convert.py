@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from imaging.convert import crop_back, pad_to_multiple, resize, to_image, to_tensor
+from imaging.convert import resize, to_image, to_tensor
 
 LEVELS = Image.fromarray(np.arange(256 * 3, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3))
 
@@ -91,43 +89,11 @@ def test_resize_is_bicubic_unless_told():
 
 def test_only_rgb_is_taken():
     grey = Image.new("L", (4, 4))
-    for function in (to_tensor, lambda i: resize(i, (2, 2)), lambda i: pad_to_multiple(i, 8)):
+    for function in (to_tensor, lambda i: resize(i, (2, 2))):
         with pytest.raises(ValueError, match="got mode L"):
             function(grey)
 
 
-def test_padding_mirrors_without_doubling_the_edge():
-    row = Image.fromarray(np.repeat(np.arange(5, dtype=np.uint8), 3).reshape(1, 5, 3))
-    padded, _ = pad_to_multiple(row, 4)
-    assert np.asarray(padded)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
-
-
-def test_a_side_too_short_for_a_mirror_repeats_its_edge():
-    row = Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 3).reshape(1, 3, 3))
-    padded, _ = pad_to_multiple(row, 8)
-    assert padded.size == (8, 8)
-    assert np.asarray(padded)[0, :, 0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
-
-
-@settings(deadline=None)  # a busy machine is no failure
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 33))
-def test_cropping_back_undoes_padding(width, height, multiple):
-    image = picture(width, height)
-    padded, size = pad_to_multiple(image, multiple)
-    assert size == (width, height)
-    assert padded.width % multiple == 0
-    assert padded.height % multiple == 0
-    assert 0 <= padded.width - width < multiple
-    assert 0 <= padded.height - height < multiple
-    assert crop_back(padded, size).tobytes() == image.tobytes()
-
-
-def test_sizes_that_make_no_sense_are_an_error():
-    with pytest.raises(ValueError, match="at most 4 × 4, got 5 × 4"):
-        crop_back(picture(4, 4), (5, 4))
+def test_a_size_that_makes_no_sense_is_an_error():
     with pytest.raises(ValueError, match="got 0 × 4"):
         resize(picture(4, 4), (0, 4))
-    with pytest.raises(ValueError, match="got 0"):
-        pad_to_multiple(picture(4, 4), 0)
-    with pytest.raises(ValueError, match="got 0 × 4"):
-        pad_to_multiple(Image.new("RGB", (0, 4)), 8)
