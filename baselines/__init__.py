@@ -1,0 +1,1 @@
+"""Every method in the comparison, behind one protocol."""

@@ -1,0 +1,244 @@
+"""What a method is: its card, how it is loaded, what it gives back, and how it is run fairly.
+
+Knows no method. Whoever compares methods calls `run`: every method is handed the same pixels, gives
+back a picture of the promised size, and leaves a run card that says how the picture came about.
+"""
+
+import hashlib
+import importlib.util
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+Family = Literal["interpolation", "gan", "diffusion", "autoregressive", "other"]
+
+# Decide about pixels whatever the method; its own packages are added to them.
+COMMON_PACKAGES = ("numpy", "pillow", "torch")
+
+
+class MethodUnavailableError(RuntimeError):
+    """A method cannot run here; the message says what is missing and how to get it."""
+
+
+class MethodError(RuntimeError):
+    """A method cannot restore this picture, or broke its promise; the message says which."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """One restored picture and how it came about.
+
+    Attributes:
+        image: RGB, 8 bit, scale × the input.
+        method: name of the method.
+        seed: that reached the sampler; methods without chance carry it all the same.
+        seconds: wall clock, loading excluded; None if it was not measured (saved outputs).
+        text: what the method said it saw, if it speaks.
+        details: further facts for the run card, JSON-able.
+    """
+
+    image: Image.Image
+    method: str
+    seed: int
+    seconds: float | None
+    text: str | None = None
+    details: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+
+class Restorer(Protocol):
+    """A loaded method."""
+
+    def restore(self, lq: Image.Image, *, seed: int = 0) -> Restoration:
+        """Restore an upright RGB picture, which stays as it is.
+
+        Raises:
+            MethodError: this picture cannot be restored, with a sentence that says why.
+        """
+        ...
+
+
+def _nothing_missing() -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's card and the way to load it; importing one loads no framework.
+
+    Attributes:
+        name: stable key in files, votes and tables: "seesr".
+        title: for people: "SeeSR".
+        family: how it makes pictures.
+        scale: how many times larger the result is.
+        load: takes a device, "cpu" or "cuda", and gives the loaded method. Threads are those of
+            torch (`torch.set_num_threads`), for every method. Raises `MethodUnavailableError`.
+        requires: import names of its packages.
+        packages: distribution names whose versions decide about its pixels.
+        missing: says in a sentence what besides `requires` is not there, without loading
+            anything; None if nothing is.
+        memory_bytes: what it takes on its device when loaded and restoring one picture of the
+            usual size, about; of this the memory budget is made.
+        concurrent: whether several threads may restore with one loaded copy at once.
+        parameters: of all its networks.
+        source: paper and code.
+        licence: of code and weights.
+        preprocessing: what happens to the input before the network.
+        postprocessing: what happens to its output.
+        prompt: text it is given, if any.
+        steps: of diffusion or decoding, if it has any.
+        colour_fix: how colours are taken over from the input, if they are.
+        paper_settings: how the PURE paper ran it, as far as known, and where this differs.
+        order: where it stands among the others; equal ones stand by name.
+    """
+
+    name: str
+    title: str
+    family: Family
+    scale: int
+    load: Callable[[str], Restorer]
+    requires: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    missing: Callable[[], str | None] = _nothing_missing
+    memory_bytes: int = 0
+    concurrent: bool = False
+    parameters: int | None = None
+    source: str = ""
+    licence: str = ""
+    preprocessing: str = "none"
+    postprocessing: str = "none"
+    prompt: str | None = None
+    steps: int | None = None
+    colour_fix: str | None = None
+    paper_settings: str = ""
+    order: int = 50
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run here, in a sentence; None if it can. Loads nothing."""
+        for package in self.requires:
+            if importlib.util.find_spec(package) is None:
+                return (
+                    f"{self.title} needs the package {package}, which is not installed. "
+                    f"Install it: pip install {package.replace('_', '-')}"
+                )
+        return self.missing()
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """Everything needed to make a restoration again; no time, no place, so equal runs are equal.
+
+    Attributes:
+        input_sha256: of the input's pixels, see `pixels_sha256`.
+        output_sha256: of the output's pixels.
+        versions: of Python and the packages that decide about pixels.
+    """
+
+    method: str
+    title: str
+    family: str
+    scale: int
+    seed: int
+    device: str
+    input_size: tuple[int, int]
+    input_sha256: str
+    output_sha256: str
+    preprocessing: str
+    postprocessing: str
+    prompt: str | None
+    steps: int | None
+    colour_fix: str | None
+    parameters: int | None
+    source: str
+    licence: str
+    text: str | None
+    details: Mapping[str, str | int | float | None]
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:  # Any: what JSON holds
+        """Itself as JSON-able values."""
+        return {**asdict(self), "input_size": list(self.input_size)}
+
+
+def run(
+    method: Method, restorer: Restorer, lq: Image.Image, *, seed: int = 0, device: str = "cpu"
+) -> tuple[Restoration, RunCard]:
+    """Restore one picture the way every method of a comparison has to.
+
+    The method gets a copy of its own of the same pixels, so it can change nobody else's.
+
+    Args:
+        method: its card.
+        restorer: `method`, loaded.
+        lq: upright RGB.
+        seed: 0 or more.
+        device: `restorer` was loaded onto, for the card.
+
+    Raises:
+        MethodError: from the method, or because its picture is not RGB or not `scale` × the input.
+        ValueError: the input is not RGB.
+    """
+    if lq.mode != "RGB":
+        raise ValueError(f"expected an RGB picture, got {lq.mode}")
+    restoration = restorer.restore(lq.copy(), seed=seed)
+    expected = (lq.width * method.scale, lq.height * method.scale)
+    image = restoration.image
+    if image.mode != "RGB" or image.size != expected:
+        raise MethodError(
+            f"{method.title} returned a picture of {image.width} × {image.height} in mode "
+            f"{image.mode}; {expected[0]} × {expected[1]} in RGB was promised."
+        )
+    card = RunCard(
+        method=method.name,
+        title=method.title,
+        family=method.family,
+        scale=method.scale,
+        seed=seed,
+        device=device,
+        input_size=lq.size,
+        input_sha256=pixels_sha256(lq),
+        output_sha256=pixels_sha256(image),
+        preprocessing=method.preprocessing,
+        postprocessing=method.postprocessing,
+        prompt=method.prompt,
+        steps=method.steps,
+        colour_fix=method.colour_fix,
+        parameters=method.parameters,
+        source=method.source,
+        licence=method.licence,
+        text=restoration.text,
+        details=dict(restoration.details),
+        versions=versions((*COMMON_PACKAGES, *method.packages)),
+    )
+    return restoration, card
+
+
+def timed(
+    method: str, seed: int, restore: Callable[[], Image.Image], **details: str | int | float | None
+) -> Restoration:
+    """A restoration by `restore`, with its wall-clock seconds."""
+    started = time.perf_counter()
+    image = restore()
+    return Restoration(image, method, seed, time.perf_counter() - started, details=details)
+
+
+def pixels_sha256(image: Image.Image) -> str:
+    """Of size, mode and pixels: the same for the same picture in whatever file."""
+    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Of Python and those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

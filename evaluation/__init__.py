@@ -1,0 +1,1 @@
+"""Methods × pictures → numbers: data sets, runs, metrics, reports."""
