@@ -94,6 +94,7 @@ class Method:
         colour_fix: how colours are taken over from the input, if they are.
         paper_settings: how the PURE paper ran it, as far as known, and where this differs.
         order: where it stands among the others; equal ones stand by name.
+        variant_of: name of the method of which this is another setting, if it is one.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Method:
     colour_fix: str | None = None
     paper_settings: str = ""
     order: int = 50
+    variant_of: str | None = None
 
     def unavailable(self) -> str | None:
         """Why it cannot run here, in a sentence; None if it can. Loads nothing."""
