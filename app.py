@@ -11,20 +11,25 @@ with suppress(ImportError):
 
 import gradio as gr
 
+from baselines import registry
+from baselines.memory import Shelf
 from pure.pipeline import PurePipeline
-from ui import components, restore_tab
+from ui import compare_tab, components, restore_tab
 from ui.boundary import Model
 from ui.settings import Settings
 
 CACHE_SECONDS = (1800, 3600)  # how often uploads and results are looked at, and how old they get
 
 
-def compose(model: Model, settings: Settings) -> gr.Blocks:
-    """The page around a model: one line a tab."""
+def compose(model: Model, bench: compare_tab.Bench, settings: Settings) -> gr.Blocks:
+    """The page around a model and the methods it is compared with: one line a tab."""
     with gr.Blocks(title="PURE", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gr.HTML(components.header(model.name, model.note), elem_id="head")
-        with gr.Tabs(), gr.Tab("Restore", id="restore"):
-            restore_tab.build(model, settings)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Restore", id="restore"):
+                restore_tab.build(model, settings)
+            with gr.Tab("Compare", id=compare_tab.TAB):
+                compare_tab.build(bench, settings, page=page, tabs=tabs)
     return page.queue(max_size=settings.queue_size)
 
 
@@ -50,7 +55,12 @@ def main() -> None:
 
 settings = Settings.from_environment()
 pipeline = PurePipeline.from_pretrained(settings.checkpoint, device=settings.device)
-demo = compose(Model(pipeline, device=settings.device), settings)
+shelf = Shelf(settings.methods_gib * 2**30, device=settings.device)
+demo = compose(
+    Model(pipeline, device=settings.device),
+    compare_tab.Bench(registry.discover(), shelf),
+    settings,
+)
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
 
 from tests.imaging.hostile_files import HOSTILE
+from tests.ui.fake_methods import FakeShelf, by_name, fake, three
 from tests.ui.fake_pipeline import CAPTION, LABEL, FakePipeline
 from ui.boundary import Model
+from ui.compare_tab import Bench
 from ui.settings import Settings
 
 # Gradio's queue counts with pandas, which warns that it will change.
@@ -40,9 +42,10 @@ def serve(app):
     """Serves a page around a pipeline at a free port; gives its address."""
     pages = []
 
-    def start(pipeline, **changes) -> str:
+    def start(pipeline, methods=None, shelf=None, **changes) -> str:
         settings = Settings(**changes)
-        page = app.compose(Model(pipeline), settings)
+        bench = Bench(methods or three(), shelf or FakeShelf())
+        page = app.compose(Model(pipeline), bench, settings)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
@@ -83,9 +86,9 @@ def test_the_module_has_a_demo(app):
     assert app.demo.title == "PURE"
 
 
-def test_restore_is_the_only_public_endpoint(client):
+def test_restore_and_compare_are_the_public_endpoints(client):
     api = client.view_api(return_format="dict", print_info=False)
-    assert list(api["named_endpoints"]) == ["/restore"]
+    assert list(api["named_endpoints"]) == ["/restore", "/compare"]
     assert not api["unnamed_endpoints"]
     restore = api["named_endpoints"]["/restore"]
     assert [p["parameter_name"] for p in restore["parameters"]] == [
@@ -215,6 +218,105 @@ def test_a_full_queue_is_refused(serve, photo):
     wait(lambda: sum(job.done() and job.exception() is not None for job in jobs) >= 1)
     for job in jobs:
         job.cancel()
+
+
+# Comparing
+
+
+def test_compare_is_typed_and_documented(client):
+    compare = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/compare"]
+    parameters = {one["parameter_name"]: one for one in compare["parameters"]}
+    assert list(parameters) == ["image", "methods", "seed"]
+    assert "'plain', 'inverted', 'mirrored'" in parameters["methods"]["python_type"]["type"]
+    assert "waiting, running, done or failed" in compare["description"]
+
+
+def test_compare_streams_and_ends_with_pictures_and_cards(client, photo):
+    job = client.submit(
+        handle_file(str(photo)), methods=["plain", "inverted"], seed=3, api_name="/compare"
+    )
+    job.result(timeout=30)
+    states = [[one["state"] for one in progress.values()] for progress, _, _ in job.outputs()]
+    assert states[0] == ["running", "waiting"]
+    assert states[-1] == ["done", "done"]
+    _, files, cards = job.outputs()[-1]
+    with Image.open(photo) as lq, Image.open(files[0]) as plain, Image.open(files[1]) as inverted:
+        large = lq.resize((48, 32), Image.Resampling.NEAREST)
+        assert (plain.format, plain.tobytes()) == ("PNG", large.tobytes())
+        assert inverted.tobytes() == ImageOps.invert(large).tobytes()
+    assert {name: card["seed"] for name, card in cards.items()} == {"plain": 3, "inverted": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": []}, "1 to 7 methods"),
+        ({"methods": ["plain"], "seed": -4}, "seed"),
+    ],
+)
+def test_a_wrong_comparison_is_a_sentence(client, photo, changes, said):
+    with pytest.raises(AppError, match=said):
+        client.predict(handle_file(str(photo)), api_name="/compare", **changes)
+
+
+def test_methods_that_are_not_on_offer_are_refused(address, serve, photo):
+    far = by_name(fake("plain"), fake("far", reason="Far needs a GPU."))
+    for client in (connect(address), connect(serve(FakePipeline(), far))):
+        with pytest.raises(AppError, match="far"):
+            client.predict(handle_file(str(photo)), methods=["far"], api_name="/compare")
+
+
+def test_compare_reads_no_path_on_the_server(address, photo):
+    data = [{"path": str(photo), "meta": {"_type": "gradio.FileData"}}, ["plain"], 0]
+    call = httpx.post(f"{address}gradio_api/call/compare", json={"data": data})
+    told = httpx.get(f"{address}gradio_api/call/compare/{call.json()['event_id']}", timeout=30)
+    assert "event: error" in told.text
+    assert "generating" not in told.text
+
+
+def test_five_visitors_compare_at_once_and_each_gets_their_own(serve, tmp_path):
+    shelf = FakeShelf()
+    methods = by_name(fake("plain", pause=0.02), fake("inverted", ImageOps.invert, pause=0.02))
+    address = serve(FakePipeline(), methods, shelf)
+    results = {}
+
+    def ask(level: int) -> None:
+        path = tmp_path / f"{level}.png"
+        Image.new("RGB", (16, 16), (level,) * 3).save(path)
+        results[level] = connect(address).predict(
+            handle_file(str(path)), methods=["plain", "inverted"], api_name="/compare"
+        )
+
+    threads = [threading.Thread(target=ask, args=(level,)) for level in range(20, 120, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == 5
+    for level, (progress, files, _) in results.items():
+        assert [one["state"] for one in progress.values()] == ["done", "done"]
+        for file, expected in zip(files, (level, 255 - level), strict=True):
+            with Image.open(file) as picture:
+                assert picture.getpixel((5, 5)) == (expected,) * 3
+    assert shelf.most_inside == 1
+
+
+def test_cancelling_a_comparison_starts_no_further_method(serve, photo):
+    methods = by_name(*(fake(name, pause=1) for name in "abcdefg"))
+    client = connect(serve(FakePipeline(), methods))
+    job = client.submit(handle_file(str(photo)), methods=list("abcdefg"), api_name="/compare")
+
+    def runs() -> int:
+        return sum(method.load("cpu").runs for method in methods.values())
+
+    wait(lambda: runs() >= 1)
+    job.cancel()
+    before, ran = -1, runs()
+    while ran != before:  # a method that is at work finishes
+        time.sleep(1.5)
+        before, ran = ran, runs()
+    assert ran < 7
+    assert client.predict(handle_file(str(photo)), methods=["g"], api_name="/compare")[1]
 
 
 def wait(condition, seconds: float = 20) -> None:

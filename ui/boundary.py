@@ -16,13 +16,28 @@ from typing import Any, Protocol
 import gradio as gr
 from PIL import Image
 
+from baselines.base import MethodError, MethodUnavailableError
 from imaging.load import PhotoError
 from pure.belief import BeliefError
 from pure.checkpoint import RELEASED_ID, CheckpointError
 from pure.pipeline import Done, Event, RestoreError, RestoreSettings
 from pure.sampling import SamplingError
 
-VISITOR_ERRORS = (PhotoError, RestoreError, BeliefError, SamplingError, CheckpointError)
+
+class CompareError(ValueError):
+    """A comparison that cannot be made; the message says what to choose instead."""
+
+
+VISITOR_ERRORS = (
+    PhotoError,
+    RestoreError,
+    BeliefError,
+    SamplingError,
+    CheckpointError,
+    MethodError,
+    MethodUnavailableError,
+    CompareError,
+)
 
 # Seconds a pass of the transformer takes, for estimates before the first run has been timed.
 # Nano: measured on two busy CPU cores. On a GPU: a guess for 7B in bfloat16, to be measured.
@@ -154,7 +169,7 @@ def describe(checkpoint: Any) -> str:
     return "PURE 7B (released weights)" if checkpoint.name == RELEASED_ID else ""
 
 
-def lease(function: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Any:
+def lease(function: Callable[..., Any], duration: Callable[..., int]) -> Any:
     """The function with a GPU around it on ZeroGPU; elsewhere the very same function."""
     try:
         import spaces

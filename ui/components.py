@@ -70,8 +70,8 @@ CSS = """
 .gradio-container .icon-button svg { width: 18px; height: 18px; }
 .gradio-container textarea { min-height: 44px; }
 .gradio-container .source-selection svg { width: 22px; height: 22px; }
-.gradio-container label:has(input[type=radio]) { min-height: 44px; }
-#options > button { align-items: center; }
+.gradio-container label:has(:is(input[type=radio], input[type=checkbox])) { min-height: 44px; }
+:is(#options, #own, #variants) > button { align-items: center; }
 .gradio-container :is(button, a, input, textarea, select, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 #new-seed { align-self: flex-end; margin: 0 12px 12px 0; }
@@ -101,12 +101,19 @@ CSS = """
   #status .bar i { transition: none }
   #status .bar i.busy { animation: none; width: 100%; opacity: .45 }
 }
-#status .problem { color: #b42318; font-weight: 600; }
-.dark #status .problem { color: #fda29b; }
+:is(#status, #compare-status) .problem { color: #b42318; font-weight: 600; }
+.dark :is(#status, #compare-status) .problem { color: #fda29b; }
+#compare-heading { position: absolute; }
+#compare-status:not(:has(p)) { margin-bottom: -16px; } /* no gap around nothing */
+#compare-status p { margin: 0; min-height: 1.6rem; }
+#compare-photo img { width: 100%; height: 100%; object-fit: contain; }
+.note ul { margin: .2rem 0 0; padding-left: 1.2rem; }
 
-#queue { min-height: 26px; overflow: visible !important; } /* Gradio writes the place in it */
-#queue .wrap { padding: 0 !important; justify-content: flex-start; background: none; }
-#queue .wrap .progress-text, #queue .wrap .meta-text { position: static; padding: 0;
+/* Gradio writes the place in the queue into these */
+:is(#queue, #compare-queue) { min-height: 26px; overflow: visible !important; }
+:is(#queue, #compare-queue) .wrap { padding: 0 !important; background: none;
+  justify-content: flex-start; }
+:is(#queue, #compare-queue) .wrap :is(.progress-text, .meta-text) { position: static; padding: 0;
   margin: 0; transform: none; font-family: var(--font); font-size: .92rem;
   color: var(--body-text-color); background: none; }
 

@@ -7,6 +7,7 @@
 | `PURE_MAX_PIXELS` | 25,600 (CPU), 65,536 (GPU) | largest photo, width × height, restored at 4× |
 | `PURE_QUEUE` | 20 | visitors that may wait |
 | `PURE_MAX_FILE_MB` | 20 | largest file accepted |
+| `PURE_METHODS_GIB` | 6 (CPU), 40 (GPU) | memory for the methods that are compared |
 
 Unset, `PURE_CHECKPOINT` is the released weights where a CUDA GPU has at least 24 GiB, which 14 GB
 of bfloat16 weights with their caches need, and else the embedded nano checkpoint. Address and port
@@ -26,6 +27,8 @@ RELEASED_GIB = 24
 NANO_PIXELS = 160 * 160
 # The released model reads 512 × 512 a tile: 9 tiles at 1024 × 1024.
 RELEASED_PIXELS = 256 * 256
+# The largest method that runs on a CPU takes 2.5 GiB; the released model beside others 20.
+CPU_GIB, GPU_GIB = 6, 40
 
 
 class SettingsError(ValueError):
@@ -42,6 +45,7 @@ class Settings:
         max_pixels: of a photo restored at 4×; smaller scales take larger photos in proportion.
         queue_size: visitors that may wait for the model.
         max_file_mb: largest file, in millions of bytes.
+        methods_gib: memory that the loaded methods of a comparison may take together.
     """
 
     checkpoint: str = "nano"
@@ -49,6 +53,7 @@ class Settings:
     max_pixels: int = NANO_PIXELS
     queue_size: int = 20
     max_file_mb: int = 20
+    methods_gib: int = CPU_GIB
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -71,6 +76,9 @@ class Settings:
             ),
             queue_size=_whole(variables, "PURE_QUEUE", cls.queue_size),
             max_file_mb=_whole(variables, "PURE_MAX_FILE_MB", cls.max_file_mb),
+            methods_gib=_whole(
+                variables, "PURE_METHODS_GIB", GPU_GIB if device.startswith("cuda") else CPU_GIB
+            ),
         )
 
 

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from tests.ui.fake_methods import FakeShelf, three
 from tests.ui.fake_pipeline import FakePipeline
 from ui.boundary import Model
+from ui.compare_tab import Bench
 from ui.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -39,14 +41,20 @@ def pipeline():
 
 
 @pytest.fixture
-def address(checkpoint_folder, pipeline, monkeypatch):
-    """Of the app around that pipeline."""
+def methods():
+    """What can be compared."""
+    return three()
+
+
+@pytest.fixture
+def address(checkpoint_folder, pipeline, methods, monkeypatch):
+    """Of the app around that pipeline and those methods."""
     monkeypatch.setenv("PURE_CHECKPOINT", str(checkpoint_folder))
     monkeypatch.setenv("PURE_DEVICE", "cpu")
     sys.modules.pop("app", None)
     app = importlib.import_module("app")
     settings = Settings()
-    page = app.compose(Model(pipeline), settings)
+    page = app.compose(Model(pipeline), Bench(methods, FakeShelf()), settings)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

@@ -46,8 +46,9 @@ def test_every_variable_arrives(gpu):
         "PURE_MAX_PIXELS": "1000",
         "PURE_QUEUE": "3",
         "PURE_MAX_FILE_MB": "5",
+        "PURE_METHODS_GIB": "7",
     }
-    assert Settings.from_environment(given) == Settings("some/model", "cuda:1", 1000, 3, 5)
+    assert Settings.from_environment(given) == Settings("some/model", "cuda:1", 1000, 3, 5, 7)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])

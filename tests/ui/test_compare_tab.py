@@ -1,0 +1,259 @@
+import math
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from baselines.base import MethodError, MethodUnavailableError
+from imaging.load import PhotoError
+from tests.ui.fake_methods import SCALE, FakeShelf, by_name, fake, three
+from ui import compare_tab
+from ui.compare_tab import Bench, CompareError, Entry, asked_for, compare, plain, start
+from ui.settings import Settings
+from ui.viewer import payload
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "my cat.png"
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+@pytest.fixture
+def bench():
+    return Bench(three(), FakeShelf())
+
+
+def ask(photo, bench, names=("plain", "inverted"), seed=0, limits=Settings()):  # noqa: B008 - frozen
+    return start(str(photo), list(names), seed, bench, limits)
+
+
+def enlarged(photo, change=lambda image: image):
+    with Image.open(photo) as lq:
+        size = (lq.width * SCALE, lq.height * SCALE)
+        return change(lq.resize(size, Image.Resampling.NEAREST)).tobytes()
+
+
+# A run
+
+
+def test_each_method_appears_as_it_finishes(photo, bench, tmp_path):
+    steps = list(compare(bench, ask(photo, bench), tmp_path))
+    assert [[entry.state for entry in step] for step in steps] == [
+        ["running", "waiting"],
+        ["done", "waiting"],
+        ["done", "running"],
+        ["done", "done"],
+    ]
+
+
+def test_results_are_the_methods_pixels_losslessly(photo, bench, tmp_path):
+    plain, inverted = list(compare(bench, ask(photo, bench), tmp_path))[-1]
+    with Image.open(plain.file) as one, Image.open(inverted.file) as two:
+        assert one.format == "PNG"
+        assert one.tobytes() == enlarged(photo)
+        assert two.tobytes() == enlarged(photo, ImageOps.invert)
+    assert inverted.file.name == "my_cat_inverted.png"
+    assert (inverted.seconds, inverted.parameters) == (0.25, 1000)
+    assert inverted.card.seed == 0
+
+
+def test_methods_run_in_the_benchs_order_and_once_each(photo, bench):
+    job = ask(photo, bench, ["mirrored", "plain", "mirrored"])
+    assert [method.name for method in job.methods] == ["plain", "mirrored"]
+
+
+def test_the_seed_reaches_the_methods(photo, bench, tmp_path):
+    entries = list(compare(bench, ask(photo, bench, seed=7.0), tmp_path))[-1]
+    assert [entry.card.seed for entry in entries] == [7, 7]
+
+
+@pytest.mark.parametrize("error", [MethodError("Too dark for it"), MethodUnavailableError("no")])
+def test_a_failure_is_one_methods_sentence_and_the_others_go_on(photo, tmp_path, error):
+    bench = Bench(by_name(fake("broken", error=error), fake("plain")), FakeShelf())
+    broken, plain = list(compare(bench, ask(photo, bench, bench.methods), tmp_path))[-1]
+    assert (broken.state, plain.state) == ("failed", "done")
+    assert broken.problem.startswith(str(error)[0].upper())
+    assert broken.problem.endswith(".")
+
+
+def test_the_unexpected_shows_a_reference_and_nothing_else(photo, tmp_path, caplog):
+    bench = Bench(by_name(fake("broken", error=ZeroDivisionError("secret"))), FakeShelf())
+    (broken,) = list(compare(bench, ask(photo, bench, ["broken"]), tmp_path))[-1]
+    assert "secret" not in broken.problem
+    assert "reference" in broken.problem
+    assert "secret" in caplog.text
+
+
+def test_a_picture_of_the_wrong_size_is_a_failure(photo, tmp_path):
+    bench = Bench(by_name(fake("small", lambda image: image.resize((3, 3)))), FakeShelf())
+    (entry,) = list(compare(bench, ask(photo, bench, ["small"]), tmp_path))[-1]
+    assert "16 × 12 in RGB was promised" in entry.problem
+
+
+def test_the_method_is_let_go_between_two_steps(photo, bench, tmp_path):
+    shelf = FakeShelf()
+    bench = Bench(three(), shelf)
+    for _ in compare(bench, ask(photo, bench), tmp_path):
+        assert shelf.inside == 0
+
+
+def test_closing_a_run_starts_no_further_method(photo, tmp_path):
+    methods = three()
+    bench = Bench(methods, FakeShelf())
+    stream = compare(bench, ask(photo, bench, methods), tmp_path)
+    next(stream), next(stream)
+    stream.close()
+    assert [method.load("cpu").runs for method in methods.values()] == [1, 0, 0]
+
+
+def test_runs_side_by_side_do_not_mix(tmp_path, bench):
+    jobs = []
+    for level in (10, 200):
+        folder = tmp_path / str(level)
+        folder.mkdir()
+        path = folder / "photo.png"
+        Image.new("RGB", (4, 4), (level,) * 3).save(path)
+        jobs.append((level, compare(bench, ask(path, bench), folder)))
+    for _ in range(4):
+        last = [(level, next(stream)) for level, stream in jobs]
+    for level, entries in last:
+        with Image.open(entries[1].file) as picture:
+            assert picture.getpixel((0, 0)) == (255 - level,) * 3
+
+
+# Before a run
+
+
+def test_no_photo_is_a_sentence(bench):
+    with pytest.raises(PhotoError, match="no photo yet"):
+        start(None, ["plain"], 0, bench, Settings())
+
+
+def test_a_large_photo_is_refused_with_its_numbers(photo, bench):
+    with pytest.raises(PhotoError, match=r"8 × 6; at 2× this demo restores up to 40 pixels"):
+        ask(photo, bench, limits=Settings(max_pixels=10))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "1 to 7 methods; 0"),
+        ([str(n) for n in range(8)], "1 to 7 methods; 8"),
+        (["plain", "<b>"], "no method called '<b>'"),
+        ("plain", "list of names"),
+        ([["plain"]], "list of names"),
+        (None, "list of names"),
+    ],
+)
+def test_wrong_methods_are_named(photo, bench, names, said):
+    with pytest.raises(CompareError, match=said):
+        start(str(photo), names, 0, bench, Settings())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 1.5, "1", None, True, math.nan, math.inf, [1]])
+def test_wrong_seeds_are_named(photo, bench, seed):
+    with pytest.raises(CompareError, match="seed"):
+        ask(photo, bench, seed=seed)
+
+
+def test_a_method_that_cannot_run_says_why(photo):
+    bench = Bench(by_name(fake("far", reason="Far needs a GPU.")), FakeShelf())
+    with pytest.raises(MethodUnavailableError, match="Far needs a GPU"):
+        ask(photo, bench, ["far"])
+
+
+def test_these_errors_are_shown_as_they_are():
+    from ui.boundary import shown
+
+    for error in (
+        CompareError("Choose two"),
+        MethodError("too dark"),
+        MethodUnavailableError("no"),
+    ):
+        assert isinstance(shown(error), gr.Error)
+        assert "broke" not in str(shown(error).message)
+
+
+# What is shown
+
+
+def test_a_scene_has_the_photo_first_and_a_place_for_every_method(photo, bench, tmp_path):
+    job = ask(photo, bench)
+    steps = list(compare(bench, job, tmp_path))
+    first = payload(compare_tab.scene(job, steps[1], "run"))
+    assert [one["name"] for one in first["pictures"]] == ["Input", "The plain", "The inverted"]
+    assert [bool(one["file"]) for one in first["pictures"]] == [True, True, False]
+    assert [one["pending"] for one in first["pictures"]] == [False, False, True]
+    assert (first["width"], first["height"]) == (16, 12)
+    last = payload(compare_tab.scene(job, steps[-1], "run"))
+    assert last["key"] == first["key"]
+    assert (last["width"], last["height"]) == (16, 12)
+    assert last["pictures"][2]["facts"] == ["250 ms", "1.0 k parameters"]
+
+
+def test_an_own_photo_cannot_be_linked(photo, bench, tmp_path):
+    job = ask(photo, bench)
+    steps = list(compare(bench, job, tmp_path))
+    assert not compare_tab.scene(job, steps[-1], "run").linked
+
+
+def test_the_status_says_who_is_at_work_and_what_failed():
+    methods = list(three().values())
+    entries = (Entry(methods[0], "done", seconds=1), Entry(methods[1]), Entry(methods[2]))
+    assert "The inverted is at work, 2 of 3." in compare_tab.status(entries)
+    entries = (
+        Entry(methods[0], "done", seconds=1),
+        Entry(methods[1], "failed", problem="<i>No.</i>"),
+    )
+    text = compare_tab.status(entries)
+    assert "1 of 2 methods done in 1.0 s." in text
+    assert "The inverted: &lt;i&gt;No." in text
+    assert "<i>" not in text
+
+
+def test_reasons_are_said_once_and_escaped():
+    methods = by_name(
+        fake("a", reason="Needs <x>."), fake("b", reason="Needs <x>.", variant_of="a"), fake("c")
+    )
+    text = compare_tab.unavailable(methods)
+    assert text.count("Needs &lt;x&gt;.") == 1
+    assert compare_tab.unavailable(by_name(fake("c"))) == ""
+
+
+def test_settings_of_a_model_are_offered_apart():
+    methods = by_name(fake("a"), fake("a-1", variant_of="a"), fake("far", reason="No."))
+    main, variants = compare_tab.offered(methods)
+    assert ([m.name for m in main], [m.name for m in variants]) == (["a"], ["a-1"])
+
+
+@pytest.mark.parametrize(
+    ("fragment", "key"),
+    [
+        ("#scene=gallery%2Fcat&mode=swipe", "gallery/cat"),
+        ("#mode=swipe&scene=gallery%2Fcat", "gallery/cat"),
+        ("#scene=gallery%2Fdog", None),
+        ("#", None),
+        ("", None),
+        (None, None),
+        (["#scene=gallery%2Fcat"], None),
+        ("#scene=%ff%00&&&==", None),
+    ],
+)
+def test_only_links_to_the_gallery_open_something(fragment, key):
+    assert asked_for(fragment, {"gallery/cat": None}) == key
+
+
+def test_programs_are_told_states_files_and_cards(photo, tmp_path):
+    bench = Bench(by_name(fake("broken", error=MethodError("no")), fake("plain")), FakeShelf())
+    entries = list(compare(bench, ask(photo, bench, bench.methods), tmp_path))[-1]
+    progress, files, cards = plain(entries)
+    assert progress["broken"]["state"] == "failed"
+    assert progress["plain"] == {
+        "state": "done", "title": "The plain", "seconds": 0.25, "problem": "",
+    }  # fmt: skip
+    assert [f.rpartition("_")[2] for f in files] == ["plain.png"]
+    assert list(cards) == ["plain"]
