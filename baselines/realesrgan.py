@@ -93,7 +93,7 @@ def network() -> RRDBNet:
 
 
 def _ncnn() -> Run:
-    import ncnn  # noqa: PLC0415 - a megabyte of machine code that only this method needs
+    import ncnn  # noqa: PLC0415 - 26 MB that only this method needs
 
     exported = _exported()
     assert exported is not None

@@ -110,7 +110,7 @@ def open_folder(root: Path, *, name: str | None = None) -> PairedFolder:
             f"itself. {' '.join(problems)}".strip()
         )
     saved = {
-        path.name.removeprefix(SAVED_PREFIX): path
+        path.name.removeprefix(SAVED_PREFIX).removesuffix(".zip"): path
         for path in sorted(root.glob(f"{SAVED_PREFIX}*"))
         if path.is_dir() or path.suffix == ".zip"
     }

@@ -191,7 +191,7 @@ def test_many_threads_never_load_twice_at_once_nor_share_what_is_not_shareable(
     def work(thread):
         rng = np.random.default_rng(thread)
         try:
-            for _ in range(25):
+            for _ in range(5):
                 method = methods[rng.integers(len(methods))]
                 with shelf.use(method) as restorer:
                     over.append(4 * len(shelf.loaded) > 10)
@@ -200,7 +200,7 @@ def test_many_threads_never_load_twice_at_once_nor_share_what_is_not_shareable(
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
