@@ -7,7 +7,7 @@ in docs/study.md and in the modules imported here.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ def analyse(
     study_hash: str | None = None,
     withdrawn: Collection[str] = (),
     expertise: Mapping[str, str] | None = None,
+    bootstrap: int | None = None,
 ) -> Result:
     """The result JSON of one study.
 
@@ -60,6 +61,7 @@ def analyse(
         study_hash: whose votes; without one that of most rows.
         withdrawn: participants to be erased.
         expertise: participant to "expert" or "naive", where people said so.
+        bootstrap: replicates, instead of the plan's.
 
     Raises:
         VotesError: there is nothing to analyse, or a vote contradicts itself.
@@ -74,6 +76,9 @@ def analyse(
             f"No study file: default pipeline {PIPELINE} for {plan.mode}, methods in alphabetical "
             "order. Nothing shows that this analysis was planned before the votes were seen."
         )
+    if bootstrap is not None and bootstrap != plan.bootstrap:
+        notes.append(f"{bootstrap} bootstrap replicates instead of the plan's {plan.bootstrap}.")
+        plan = replace(plan, bootstrap=bootstrap)
     cleaned = clean(votes, study_hash, withdrawn)
     if cleaned.frame.empty:
         raise VotesError(f"No vote has the study hash {study_hash} after cleaning.")

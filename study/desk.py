@@ -295,11 +295,14 @@ class Desk:
         Raises:
             DeskError: a file has changed since the study was made.
         """
-        who = self._who(code)
-        trial = self._claimed(who, read_claim(screen.token).trial_id)
+        trial = self.trial_behind(code, screen)
         prepared = self._prepared(trial.image_id)
         files = {name: prepared[m] for name, m in zip(screen.panels, trial.order, strict=True)}
         return {**files, screen.input: prepared[""]}
+
+    def trial_behind(self, code: str, screen: Screen) -> Trial:
+        """What a screen is about, methods named: for the server and for simulated judges."""
+        return self._claimed(self._who(code), read_claim(screen.token).trial_id)
 
     def vote(
         self,
