@@ -410,7 +410,9 @@ def _breakdown(
     for i, level in enumerate(names):
         mine = codes == i
         wins, ties = _matrices(votes.outcome[mine], M)
-        separate += davidson.fit_davidson(wins, ties).loglik
+        alone = davidson.fit_davidson(wins, ties)
+        # Where a level has no maximum, there is no likelihood ratio either: too few votes.
+        separate += math.nan if alone.prior else alone.loglik
         cells: Result = {}
         for m, name in enumerate(methods):
             k, n = float(wins[m].sum()), float(wins[m].sum() + wins[:, m].sum())

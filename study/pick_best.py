@@ -280,7 +280,9 @@ def _breakdown(
     for i, level in enumerate(names):
         n = int(table[i].sum())
         mine = codes == i
-        separate += fit_plackett_luce(*choice_sets(shown[mine], choice[mine])).loglik
+        alone = fit_plackett_luce(*choice_sets(shown[mine], choice[mine]))
+        # Where a level has no maximum, there is no likelihood ratio either: too few votes.
+        separate += math.nan if alone.prior else alone.loglik
         out["levels"][level] = {"n": n, "methods": {}}
         for m, name in enumerate(methods):
             cell: Result = {

@@ -193,8 +193,8 @@ def _is_true(text: str) -> bool:
 
 
 def likelihood_ratio(separate: float, pooled: float, df: int) -> list[float]:
-    """Statistic, degrees of freedom, p of separate fits against a pooled one."""
-    if df <= 0:
+    """Statistic, degrees of freedom, p of separate fits against a pooled one; nan for nan."""
+    if df <= 0 or math.isnan(separate):
         return [math.nan, df, math.nan]
     G = max(0.0, 2 * (separate - pooled))
     return [G, df, float(stats.chi2.sf(G, df))]
