@@ -43,7 +43,7 @@ class Row:
     Attributes:
         seconds: median for a picture; None for saved outputs.
         where: what they were measured on.
-        means: by metric, over `count` pictures.
+        means: by metric, over `count` pictures; of half-scored metrics there is none.
         details: of the first run card.
     """
 
@@ -115,7 +115,13 @@ def summarise(folder: Path) -> Summary:
         card = _card(folder / method)
         scale = scale or card.get("scale")
         seconds = runner.seconds(folder / method)
-        own = {metric: value for (name, metric), (value, _) in means.items() if name == method}
+        count = len(list((folder / method).glob("*.png")))
+        # A mean over part of the pictures must not stand beside means over all.
+        own = {
+            metric: value
+            for (name, metric), (value, n) in means.items()
+            if name == method and (n == count or table()[metric].kind == "set")
+        }
         details = card.get("details", {})
         rows.append(
             Row(
@@ -126,7 +132,7 @@ def summarise(folder: Path) -> Summary:
                 seconds=statistics.median(seconds.values()) if seconds else None,
                 where=card.get("device", ""),
                 means=own,
-                count=len(list((folder / method).glob("*.png"))),
+                count=count,
                 details=details,
             )
         )

@@ -135,20 +135,24 @@ def score(
                 outputs = sorted((folder / method).glob("*.png"))
                 hashes = {}
                 for done, path in enumerate(outputs, 1):
-                    hashes[path] = _hash(path)
+                    compared = _Files()  # several metrics compare the same files
+                    hashes[path] = compared.hash(path)
                     for metric in chosen:
                         other = _other(folder, metric, path)
                         if metric.kind == "set" or (
                             other is None and metric.kind != "no reference"
                         ):
                             continue
-                        key = _key(hashes[path], None if other is None else _hash(other))
+                        key = _key(hashes[path], None if other is None else compared.hash(other))
                         if is_known(metric, method, path.stem, key):
                             continue
                         if metric.name not in loaded:
                             loaded[metric.name] = measure(metric, device)
                         try:
-                            value = loaded[metric.name](*_pictures(path, other))
+                            value = loaded[metric.name](
+                                compared.picture(path),
+                                None if other is None else compared.picture(other),
+                            )
                         except (MetricError, PhotoError) as error:
                             problems.append(f"{metric.title} of {method}, {path.stem}: {error}")
                             continue
@@ -181,8 +185,22 @@ def _other(folder: Path, metric: Metric, output: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _pictures(path: Path, other: Path | None) -> tuple[Image.Image, Image.Image | None]:
-    return read_photo(path), None if other is None else read_photo(other)
+class _Files:
+    """Reads each file once."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[Path, str] = {}
+        self.pictures: dict[Path, Image.Image] = {}
+
+    def hash(self, path: Path) -> str:
+        if path not in self.hashes:
+            self.hashes[path] = _hash(path)
+        return self.hashes[path]
+
+    def picture(self, path: Path) -> Image.Image:
+        if path not in self.pictures:
+            self.pictures[path] = read_photo(path)
+        return self.pictures[path]
 
 
 def _hash(path: Path) -> str:

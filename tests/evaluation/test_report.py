@@ -92,8 +92,14 @@ def test_a_metric_without_weights_is_named_and_not_shown_as_a_number(folder, mon
 
 def test_a_metric_whose_variant_differs_has_no_quoted_number(folder):
     with (folder / scores.FILE).open("a") as file:
-        file.write("sharp,a,musiq,50,1,k\n")
+        file.writelines(f"sharp,{name},musiq,50,1,k\n" for name in "abc")
     assert cells(report.quality(summarise(folder)), "OSEDiff (quoted)")["MUSIQ ↑"] == "–"
+
+
+def test_a_mean_over_part_of_the_pictures_is_not_shown(folder):
+    with (folder / scores.FILE).open("a") as file:
+        file.write("sharp,a,consistency,50,1,k\n")
+    assert "Consistency ↑" not in report.quality(summarise(folder)).head
 
 
 def test_saved_outputs_have_no_seconds(folder):
