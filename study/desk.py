@@ -239,6 +239,8 @@ class Desk:
             **(about or {}),
             "consent_sha256": consent_sha256,
             "adult": adult,
+            # The event id is not random: this keeps a blanked consent from being guessed.
+            "nonce": secrets.token_hex(16),
             "seed": str(participant_seed(who)),
         }
         joined = self._store.join(
@@ -503,6 +505,7 @@ class Desk:
                 payload={
                     "order": [methods[drawn.left], methods[drawn.right]],
                     "probability": drawn.probability,
+                    "nonce": secrets.token_hex(16),
                     "trial_index": trial.index,
                 },
                 participant=who,

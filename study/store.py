@@ -40,6 +40,7 @@ PAYLOAD_KEYS: dict[str, frozenset[str]] = {
     "consent": frozenset(
         {
             "slot",
+            "nonce",
             "images",
             "seed",
             "consent_sha256",
