@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from baselines.base import Method, MethodUnavailableError, Restoration
 from baselines.diffusion import sources
-from baselines.diffusion.sizes import ColourFix, enlarge, fix_colour, promised
+from baselines.diffusion.sizes import CELL, ColourFix, enlarge, fix_colour, promised
 from baselines.diffusion.stable import (
     VAE,
     WEIGHTS_FILE,
@@ -42,7 +42,7 @@ from baselines.diffusion.tiles import LatentTiling, predict_tiled
 from imaging.convert import to_image, to_tensor
 
 SCALE = 4
-PARAMETERS = 0
+PARAMETERS = 1_502_069_472  # U-Net, VAE, text encoder, tagger; computed, see docs/methods.md
 TIMESTEP = 999
 # Over the rank, 4, it scales the changes. The file holds none; peft's default, as published.
 LORA_ALPHA = 8
@@ -115,7 +115,7 @@ class OSEDiff:
         self.unet, self.vae, self.text, self.tagger = unet, vae, text, tagger
         self.alpha, self.device, self.offload, self.random = alpha, device, offload, random
         side = int(unet.config.sample_size)
-        self.native = side * vae.cell
+        self.native = side * CELL
         self.tiling = LatentTiling(side * 3 // 2, side // 2)
 
     @torch.inference_mode()
@@ -233,7 +233,9 @@ def load(device: str, *, weights: Path = sources.DEFAULT_FOLDER, offload: bool =
         state[f"conv_in.{end}"] = unet_lora.pop(f"conv_in.base_layer.{end}")
     changes = low_rank_changes(unet_lora, lora["rank_unet"], str(file))
     load_strict(unet, added(state, changes, str(base / "unet")), str(base / "unet"))
-    vae = VAE.load(base / "vae", low_rank_changes(vae_lora, lora["rank_vae"], str(file)))
+    changes = low_rank_changes(vae_lora, lora["rank_vae"], str(file))
+    # as published 1024 px: twice the networks' own size
+    vae = VAE.load(base / "vae", tile=2 * CELL * unet.config.sample_size, edit=changes)
     text = TextEncoder.load(base)
     tagger = Tagger.load(weights)
 

@@ -26,7 +26,7 @@ from baselines.diffusion.image_attention import (
     token_width,
     wrapped,
 )
-from baselines.diffusion.sizes import ColourFix, enlarge, fix_colour, promised
+from baselines.diffusion.sizes import CELL, ColourFix, enlarge, fix_colour, promised
 from baselines.diffusion.stable import (
     VAE,
     WEIGHTS_FILE,
@@ -43,7 +43,7 @@ from baselines.diffusion.tiles import LatentTiling, predict_tiled
 from imaging.convert import to_image, to_tensor
 
 SCALE = 4
-PARAMETERS = 0
+PARAMETERS = 2_251_950_512  # U-Net, ControlNet, VAE, text encoder, tagger; computed
 START = 999  # timestep whose noise the photo's latents are drowned in
 ADDED = "clean, high-resolution, 8k"
 NEGATIVE = "dotted, noise, blur, lowres, smooth"
@@ -146,7 +146,7 @@ class SeeSR:
         self.text, self.tagger, self.schedule = text, tagger, schedule
         self.device, self.offload, self.random = device, offload, random
         side = int(unet.config.sample_size)
-        self.native = side * vae.cell
+        self.native = side * CELL
         self.tiling = LatentTiling(side * 3 // 2, side // 2)
 
     @torch.inference_mode()
@@ -213,7 +213,7 @@ class SeeSR:
         Differs from upstream: the encoder's draw comes from the run's generator, too, so that a
         seed decides about everything.
         """
-        height, width = (side // self.vae.cell for side in photo.shape[-2:])
+        height, width = (side // CELL for side in photo.shape[-2:])
         channels = self.unet.config.in_channels
         pure = draw((1, channels, height, width), noise, self.device)
         if start == "noise":
@@ -249,7 +249,6 @@ class SeeSR:
         context = (context if guided else context[1:]).to(dtype)
         batch = len(context)
         attention = {IMAGE_TOKENS: tokens.to(latents.device, dtype).expand(batch, -1, -1)}
-        cell = self.vae.cell
         schedule = copy.deepcopy(self.schedule)
         schedule.set_timesteps(options.steps)
         for done, t in enumerate(schedule.timesteps):
@@ -259,8 +258,8 @@ class SeeSR:
                 height, width = tile.shape[-2:]
                 seen = photo[
                     ...,
-                    top * cell : (top + height) * cell,
-                    left * cell : (left + width) * cell,
+                    top * CELL : (top + height) * CELL,
+                    left * CELL : (left + width) * CELL,
                 ]
                 down, mid = self.controlnet(
                     both,
@@ -328,7 +327,8 @@ def load(device: str, *, weights: Path = sources.DEFAULT_FOLDER, offload: bool =
     base = weights / BASE.folder
     unet = load_network(UNet2DConditionModel, weights / NETWORKS.folder / "unet")
     controlnet = load_network(ControlNetModel, weights / NETWORKS.folder / "controlnet")
-    vae = VAE.load(base / "vae")
+    # as published 1024 px: twice the networks' own size
+    vae = VAE.load(base / "vae", tile=2 * CELL * unet.config.sample_size)
     text = TextEncoder.load(base)
     tagger = Tagger.load(weights)
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 log = logging.getLogger(__name__)
 
-DEFAULT_FOLDER = Path(__file__).parents[2] / "weights"
+DEFAULT_FOLDER = Path(__file__).parents[1] / "weights"
 RANDOM_MARK = "random-weights.txt"  # in a weights folder: made for tests, not for pictures
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.base import MethodUnavailableError
+from baselines.diffusion.sizes import CELL
 from baselines.diffusion.state import (
     Network,
     evaluation,
@@ -22,7 +23,6 @@ from baselines.diffusion.state import (
 )
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-VAE_TILE = 1024  # pixels; pictures up to this side are encoded and decoded in one piece
 # Attention of the VAE as diffusers called it before 0.15, still in files of that time.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(.*\.attentions\.0)\.({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
@@ -37,25 +37,25 @@ def network_config(folder: Path, ignored: Iterable[str] = ()) -> dict[str, Any]:
 class VAE:
     """Pictures to latents and back.
 
-    Pictures whose side is above `tile` pixels go through in tiles that fade into each other over a
+    Pictures with a side above `tile` pixels go through in tiles that fade into each other over a
     quarter of a tile. Differs from upstream above that size: its tiles share the statistics of the
     normalisation layers, ours are diffusers' own and normalise each for itself.
     """
 
-    def __init__(self, module: Network, *, tile: int = VAE_TILE) -> None:
+    def __init__(self, module: Network, *, tile: int) -> None:
         self.module = module
         self.scaling: float = module.config.scaling_factor
-        self.cell = 2 ** (len(module.config.block_out_channels) - 1)
         module.enable_tiling()
         module.tile_sample_min_size = tile
-        module.tile_latent_min_size = tile // self.cell
+        module.tile_latent_min_size = tile // CELL
 
     @classmethod
-    def load(cls, folder: Path, edit: Mapping[str, Tensor] | None = None) -> "VAE":
+    def load(cls, folder: Path, *, tile: int, edit: Mapping[str, Tensor] | None = None) -> "VAE":
         """The VAE of a folder with `config.json` and its weights, float32.
 
         Args:
             folder: as diffusers saves it.
+            tile: as of the class.
             edit: tensors to add to the loaded ones, by name.
         """
         from diffusers import AutoencoderKL
@@ -63,7 +63,7 @@ class VAE:
         module = AutoencoderKL.from_config(network_config(folder))
         state = vae_state(read_safetensors(folder / WEIGHTS_FILE), dict(module.state_dict()))
         load_strict(module, added(state, edit or {}, str(folder)), str(folder))
-        return cls(module)
+        return cls(module, tile=tile)
 
     def encode(self, image: Tensor, noise: torch.Generator) -> Tensor:
         """A draw from the posterior of pictures (B, 3, H, W) in [0, 1]: scaled latents, float32."""
