@@ -112,7 +112,9 @@ def write_vae(folder: Path, seed: int) -> None:
     """A VAE by the attention names of its time, before diffusers 0.15."""
     from diffusers import AutoencoderKL
 
-    state = random_state(_shapes(AutoencoderKL.from_config(dict(VAE))), seed)
+    with _unfilled():
+        network = AutoencoderKL.from_config(dict(VAE))
+    state = random_state(_shapes(network), seed)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     for new, name in old.items():
         for end in ("weight", "bias"):
@@ -152,7 +154,8 @@ def write_text(base: Path, seed: int) -> None:
         "eos_token_id": len(names) - 1,
         "pad_token_id": 1,
     }
-    shapes = _shapes(CLIPTextModel(CLIPTextConfig(**config)))
+    with _unfilled():
+        shapes = _shapes(CLIPTextModel(CLIPTextConfig(**config)))
     # as transformers 4 wrote them, with the positions it kept among the tensors
     state = {f"text_model.{k.removeprefix('text_model.')}": shape for k, shape in shapes.items()}
     tensors = random_state(state, seed)
@@ -173,7 +176,8 @@ def write_base(folder: Path, seed: int, *, unet: bool) -> None:
     if unet:
         from diffusers import UNet2DConditionModel
 
-        shapes = _shapes(UNet2DConditionModel.from_config(dict(UNET)))
+        with _unfilled():
+            shapes = _shapes(UNet2DConditionModel.from_config(dict(UNET)))
         state = random_state(shapes, seed + 2)
         _write_network(folder / "unet", UNET, state, "UNet2DConditionModel")
 
@@ -292,7 +296,9 @@ def osediff_checkpoint(seed: int) -> dict[str, Any]:
     """OSEDiff's file: ranks, names of the changed modules, tensors."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_config(dict(UNET))
+    with _unfilled():
+        unet = UNet2DConditionModel.from_config(dict(UNET))
+        vae = AutoencoderKL.from_config(dict(VAE))
     convolutions = ("conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut")
     in_both = ("to_q", "to_k", "to_v", "to_out.0", *convolutions)
     ends = (*in_both, "proj_in", "proj_out", "ff.net.2", "ff.net.0.proj")
@@ -305,7 +311,6 @@ def osediff_checkpoint(seed: int) -> dict[str, Any]:
                 groups["decoder"].append(name)
             else:
                 groups["others"].append(name)
-    vae = AutoencoderKL.from_config(dict(VAE))
     in_vae = [
         name
         for name, _ in vae.named_modules()
@@ -354,8 +359,9 @@ def write_seesr(out: Path, seed: int = 0) -> None:
         ("unet", UNet2DConditionModel, dict(UNET), 30),
         ("controlnet", ControlNetModel, control, 31),
     ):
-        network = kind.from_config(config)
-        add_image_attention(network, TAGGER.tokens)
+        with _unfilled():
+            network = kind.from_config(config)
+            add_image_attention(network, TAGGER.tokens)
         state = random_state(_shapes(network), seed + number)
         config |= {"use_image_cross_attention": True}
         _write_network(out / "seesr" / name, config, released(state), kind.__name__)
@@ -382,6 +388,11 @@ def write(method: str, out: Path, *, seed: int = 0) -> None:
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def _unfilled() -> torch.device:
+    """Networks are built here for their shapes alone."""
+    return torch.device("meta")
 
 
 def _write_network(
