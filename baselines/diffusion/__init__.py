@@ -1,0 +1,1 @@
+"""What the diffusion methods share: their weights, the tagger, text, latents, tiles, sizes."""

@@ -1,0 +1,52 @@
+"""What happens to pixels around a network: enlarged before; colours and promised size after.
+
+Both methods of Wu et al. do it alike: enlarge until the short side is the network's own, then
+round both sides to whole latent cells by resizing, not by cropping.
+"""
+
+from typing import Literal
+
+from PIL import Image
+
+from imaging import colour
+from imaging.convert import resize
+
+ColourFix = Literal["adain", "wavelet", "none"]
+CELL = 8  # pixels of a latent cell, of every Stable Diffusion
+
+
+def enlarge(lq: Image.Image, *, native: int, scale: int, rounding: Image.Resampling) -> Image.Image:
+    """The input at the size the network works at, bicubic.
+
+    A photo whose short side is below `native` / `scale` is enlarged to that first; then by
+    `scale`; then each side is rounded down to a multiple of 8.
+
+    Source: the test scripts of SeeSR and OSEDiff.
+
+    Args:
+        lq: RGB.
+        native: short side in pixels that the network was trained at.
+        scale: how many times larger the result is to be.
+        rounding: filter of the last step; SeeSR's is bicubic, OSEDiff's Lanczos.
+    """
+    width, height = lq.size
+    shortest = native // scale
+    if min(width, height) < shortest:
+        factor = shortest / min(width, height)
+        lq = resize(lq, (int(factor * width), int(factor * height)))
+    large = resize(lq, (lq.width * scale, lq.height * scale))
+    cells = (large.width // CELL * CELL, large.height // CELL * CELL)
+    return large if cells == large.size else resize(large, cells, resample=rounding)
+
+
+def promised(restored: Image.Image, lq: Image.Image, *, scale: int) -> Image.Image:
+    """The restored picture at exactly `scale` times the input, bicubic; itself if it is."""
+    size = (lq.width * scale, lq.height * scale)
+    return restored if restored.size == size else resize(restored, size)
+
+
+def fix_colour(restored: Image.Image, large: Image.Image, fix: ColourFix) -> Image.Image:
+    """The restored picture with the colours of the enlarged input, both of one size."""
+    if fix == "none":
+        return restored
+    return {"adain": colour.adain, "wavelet": colour.wavelet}[fix](restored, large)
