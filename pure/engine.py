@@ -178,8 +178,9 @@ class Engine:
 
     def cache(self, capacity: int) -> KVCache:
         """An empty cache for one sequence of up to `capacity` tokens."""
-        whole = -(-capacity // KEY_BLOCK) * KEY_BLOCK
-        return KVCache(self.config, whole, device=self.device, dtype=self.dtype)
+        if self.reproducible:  # whole blocks are read, so they must be there
+            capacity = -(-capacity // KEY_BLOCK) * KEY_BLOCK
+        return KVCache(self.config, capacity, device=self.device, dtype=self.dtype)
 
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Tensor], caches: Sequence[KVCache]) -> list[Tensor]:

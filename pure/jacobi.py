@@ -25,8 +25,8 @@ from pure.engine import Engine
 from pure.picture import Picture, predict
 from pure.sampling import SamplingConfig, draw
 
-LEAST_WINDOW, FIRST_WINDOW, MOST_WINDOW = 4, 8, 32
-LOOK_AHEAD = 2.0  # windows of this many times what was lately accepted
+LEAST_WINDOW, FIRST_WINDOW, MOST_WINDOW = 8, 16, 32
+LOOK_AHEAD = 4.0  # windows of this many times what was lately accepted
 MEMORY = 0.8  # weight of the past in what was lately accepted
 
 

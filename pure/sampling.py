@@ -159,6 +159,11 @@ class Draws:
         return Draws(self.index[rows], self.entropy[rows], self.k[rows])
 
 
+def _is_cheap_to_read(tensor: Tensor) -> bool:
+    """Whether looking at a value on the host stalls nothing."""
+    return tensor.device.type == "cpu"
+
+
 def draw(logits: Tensor, config: SamplingConfig, race: Tensor) -> Draws:
     """Draw one of the allowed ids in every row.
 
@@ -180,9 +185,12 @@ def draw(logits: Tensor, config: SamplingConfig, race: Tensor) -> Draws:
     else:
         k, most = dynamic_k(nats, config), config.k_max
     speed = torch.softmax(logits / config.temperature, dim=-1) / race
-    if logits.device.type == "cpu":
+    if _is_cheap_to_read(logits):
         index = speed.argmax(-1)
         better = (logits > logits.gather(-1, index[..., None])).sum(-1)
-        if bool((better < k).all()):
-            return Draws(index, nats, k)
+        late = better >= k
+        if bool(late.any()):
+            kept = keep_top(logits[late], k[late], most)
+            index[late] = (speed[late] * kept).argmax(-1)
+        return Draws(index, nats, k)
     return Draws((speed * keep_top(logits, k, most)).argmax(-1), nats, k)
