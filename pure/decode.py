@@ -17,17 +17,19 @@ from pure.engine import Engine
 from pure.grammar import Answer, Grammar, Grid
 from pure.jacobi import parallel
 from pure.picture import Picture, Step, predict
+from pure.rows import rows
 from pure.sampling import SamplingConfig, draw
 
-Mode = Literal["plain", "parallel"]
+Mode = Literal["plain", "parallel", "rows"]
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """How a picture is written. Which ids come out does not depend on it.
+    """How a picture is written. Which ids come out does not depend on it, except in "rows".
 
     Attributes:
-        mode: "plain" decides one code a pass, "parallel" as many as it can confirm.
+        mode: "plain" decides one code a pass, "parallel" as many as it can confirm, "rows" one in
+            each of several rows, which is approximate: another picture, sooner.
         window: codes tried at once in "parallel"; None adapts it.
         batch: tiles of a photo written in one pass; each needs caches of its own.
     """
@@ -38,14 +40,20 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise ValueError(f"decoding is {' or '.join(get_args(Mode))}, not {self.mode!r}")
+            raise ValueError(f"decoding is {', '.join(get_args(Mode))}, not {self.mode!r}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"a window has at least 1 code, not {self.window}")
         if self.batch < 1:
             raise ValueError(f"a batch has at least 1 tile, not {self.batch}")
 
+    @property
+    def approximate(self) -> bool:
+        """Whether the picture is another one than plain decoding writes."""
+        return self.mode == "rows"
+
 
 PLAIN, PARALLEL = DecoderConfig("plain"), DecoderConfig("parallel", batch=4)
+ROWS = DecoderConfig("rows")
 
 
 def plain(
@@ -80,7 +88,7 @@ def write(
     Args:
         engine: that runs the model.
         pictures: not finished yet; they share one sampling.
-        decoder: plain or parallel.
+        decoder: how.
         stop: asked before every pass; the pictures stay unfinished when it says so.
 
     Yields:
@@ -91,6 +99,8 @@ def write(
         raise ValueError("pictures written together share one sampling")
     if decoder.mode == "plain":
         passes = plain(engine, pictures, config)
+    elif decoder.mode == "rows":
+        passes = rows(engine, pictures, config)
     else:
         passes = parallel(engine, pictures, config, decoder.window)
     while not stop() and next(passes, None) is not None:

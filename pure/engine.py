@@ -22,6 +22,7 @@ from pure.model import QK_NORM_EPS, Block, HeadNorm, KVCache, RMSNorm, Transform
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Product = Callable[[Tensor], Tensor]  # (n, in) to (n, out)
+Place = slice | Tensor  # where new tokens go in a cache
 
 # Rows of queries and of keys in whole blocks. The CPU kernels then add up each row in the same
 # order however many rows there are; with fewer than 4 they take another path and round otherwise.
@@ -200,18 +201,32 @@ class Engine:
                     f"{len(row)} more tokens do not fit a cache of {cache.capacity} "
                     f"that holds {cache.length}"
                 )
-        self._tabulate(max(cache.capacity for cache in caches))
-        spans = [slice(c.length, c.length + n) for c, n in zip(caches, lengths, strict=True)]
-        cos = torch.cat([self._cos[span] for span in spans])  # (n, 1, head_dim)
-        sin = torch.cat([self._sin[span] for span in spans])
+        places: list[Place] = [
+            slice(c.length, c.length + n) for c, n in zip(caches, lengths, strict=True)
+        ]
         masks = [self._mask(cache.length, n) for cache, n in zip(caches, lengths, strict=True)]
-        x = F.embedding(torch.cat(list(rows)), self._embedding)  # (n, hidden)
-        for i, layer in enumerate(self._layers):
-            x = self._block(x, layer, i, cos, sin, lengths, caches, masks)
+        hidden = self._run(rows, caches, places, masks)
         for cache, n in zip(caches, lengths, strict=True):
             cache.length += n
-        self.passes += 1
-        return list(self._norm(x).split(lengths))
+        return hidden
+
+    @torch.inference_mode()
+    def hidden_at(
+        self, rows: Sequence[Tensor], caches: Sequence[KVCache], places: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """As `hidden`, with new ids anywhere: each row's at its `places` (T,) in its sequence.
+
+        A token sees what the cache holds before its place, as `KVCache.length` says, and what was
+        put at single places before its own since. The length does not change.
+        """
+        masks: list[Tensor | None] = []
+        for cache, at in zip(caches, places, strict=True):
+            cache.mark(at)
+            keys = torch.arange(cache.capacity, device=self.device)
+            seen = cache.held & (keys <= at[:, None])  # (T, capacity)
+            empty = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+            masks.append(empty.masked_fill(~seen, -torch.inf))
+        return self._run(rows, caches, places, masks)
 
     @torch.inference_mode()
     def image_logits(self, hidden: Tensor) -> Tensor:
@@ -273,6 +288,24 @@ class Engine:
 
     # Running
 
+    def _run(
+        self,
+        rows: Sequence[Tensor],
+        caches: Sequence[KVCache],
+        places: Sequence[Place],
+        masks: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """One pass: each row's ids at its places in its cache."""
+        self._tabulate(max(cache.capacity for cache in caches))
+        cos = torch.cat([self._cos[place] for place in places])  # (n, 1, head_dim)
+        sin = torch.cat([self._sin[place] for place in places])
+        lengths = [len(row) for row in rows]
+        x = F.embedding(torch.cat(list(rows)), self._embedding)  # (n, hidden)
+        for i, layer in enumerate(self._layers):
+            x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
+        self.passes += 1
+        return list(self._norm(x).split(lengths))
+
     def _mask(self, start: int, n: int) -> Tensor | None:
         """What `n` new tokens may see, (queries, keys) to add to the scores; None: everything.
 
@@ -298,12 +331,13 @@ class Engine:
         sin: Tensor,
         lengths: Sequence[int],
         caches: Sequence[KVCache],
+        places: Sequence[Place],
         masks: Sequence[Tensor | None],
     ) -> Tensor:
         """One block over the packed tokens `x` (n, hidden)."""
         swin = self.config.swin_norm
         qkv = layer.qkv(x if swin else layer.attention_norm(x))
-        h = layer.out(self._attend(qkv, layer, index, cos, sin, lengths, caches, masks))
+        h = layer.out(self._attend(qkv, layer, index, cos, sin, lengths, caches, places, masks))
         x = x + (layer.attention_norm(h) if swin else h)
         gate, up = layer.gate_up(x if swin else layer.mlp_norm(x)).chunk(2, dim=-1)
         h = layer.down(F.silu(gate) * up)
@@ -318,6 +352,7 @@ class Engine:
         sin: Tensor,
         lengths: Sequence[int],
         caches: Sequence[KVCache],
+        places: Sequence[Place],
         masks: Sequence[Tensor | None],
     ) -> Tensor:
         """Append each row's keys and values to its cache and attend to all of it: (n, hidden)."""
@@ -329,11 +364,11 @@ class Engine:
         q, k = rotate(qk, cos, sin).transpose(0, 1).split([heads, shared])  # (heads, n, head_dim)
         v = qkv[:, heads + shared :].transpose(0, 1)
         rows, at = [], 0
-        for n, cache, mask in zip(lengths, caches, masks, strict=True):
+        for n, cache, place, mask in zip(lengths, caches, places, masks, strict=True):
             end = cache.length + n
             keys, values = cache.keys[index], cache.values[index]
-            keys[:, cache.length : end] = k[:, at : at + n]
-            values[:, cache.length : end] = v[:, at : at + n]
+            keys[:, place] = k[:, at : at + n]
+            values[:, place] = v[:, at : at + n]
             queries = q[:, at : at + n]
             if mask is not None:
                 queries = F.pad(queries, (0, 0, 0, len(mask) - n))

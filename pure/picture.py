@@ -102,6 +102,7 @@ class Picture:
             self.caches.append(engine.cache(len(self.ids)))
         self._starts = [cond.length + len(self._text), 0]  # of begin-image in each cache
         self._fed = 0  # ids of the picture that the caches hold
+        self._placed = False
         self._told = 0
         self.reads = 0
 
@@ -165,6 +166,24 @@ class Picture:
         self._fed = last
         for cache, start in zip(self.caches, self._starts, strict=False):
             cache.truncate(start + last)
+
+    def rows_at(self, places: Tensor) -> tuple[list[Tensor], list[KVCache], list[Tensor]]:
+        """Ids, caches and places, as `Engine.hidden_at` takes them, to read single ids."""
+        new = self.ids[places]
+        ids, at = [new] * len(self.caches), [places + start for start in self._starts]
+        if not self._placed and len(self._text):
+            text = torch.arange(self._starts[0] - len(self._text), self._starts[0])
+            ids[0] = torch.cat([self._text, new])
+            at[0] = torch.cat([text.to(places.device), at[0]])
+        self._placed = True
+        return ids, self.caches, at[: len(self.caches)]
+
+    def settle(self, cells: Sequence[int]) -> None:
+        """Take cells anywhere as decided; what the caches hold stays at its places."""
+        decided = set(cells)
+        self.open = [index for index in self.open if index not in decided]
+        for index in cells:
+            del self._races[index]
 
     def told(self) -> Iterator[Step]:
         """The steps that were decided since the last call, up to the last whole row."""

@@ -95,6 +95,7 @@ class PureOutput:
         passes: runs of the transformer; how many depends on the decoder, the result does not.
         seconds: wall clock of "perceive", "understand", "restore" and "finish".
         checkpoint: name of the model.
+        decoder: how the picture was written.
     """
 
     image: Image.Image
@@ -107,6 +108,12 @@ class PureOutput:
     seconds: dict[str, float]
     settings: RestoreSettings
     checkpoint: str
+    decoder: DecoderConfig = PLAIN
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the decoder was an approximate one; then this must be said with the picture."""
+        return self.decoder.approximate
 
 
 @dataclass(frozen=True)
@@ -502,6 +509,7 @@ class _Restoration:
                 seconds=self.seconds,
                 settings=self.settings,
                 checkpoint=self.checkpoint.name,
+                decoder=decoder,
             )
         )
 
