@@ -161,7 +161,7 @@ class Picture:
         """Take the next `cells` as decided; the caches forget what was read after them."""
         last = self.open[cells - 1]
         for index in self.open[:cells]:
-            del self._races[index]
+            self._races.pop(index, None)  # only some decoders race
         del self.open[:cells]
         self._fed = last
         for cache, start in zip(self.caches, self._starts, strict=False):
@@ -183,7 +183,7 @@ class Picture:
         decided = set(cells)
         self.open = [index for index in self.open if index not in decided]
         for index in cells:
-            del self._races[index]
+            self._races.pop(index, None)  # only some decoders race
 
     def told(self) -> Iterator[Step]:
         """The steps that were decided since the last call, up to the last whole row."""
