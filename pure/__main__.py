@@ -22,6 +22,7 @@ from imaging.load import ACCEPTED, OPENED_AS, PhotoError, read_photo
 from imaging.maps import heat_map, over_picture
 from pure.belief import BeliefError
 from pure.checkpoint import CheckpointError
+from pure.decode import PARALLEL, PLAIN, ROWS, DecoderConfig, Mode
 from pure.pipeline import (
     SCALES,
     ColourFix,
@@ -36,6 +37,7 @@ from pure.pipeline import (
 from pure.sampling import SamplingConfig, SamplingError
 
 FAILED, USAGE, STOPPED = 1, 2, 130
+DECODERS = {config.mode: config for config in (PLAIN, PARALLEL, ROWS)}
 SPARSE = 0.25  # share of a photo between two progress lines where lines cannot be rewritten
 # Read by what is inside; in a folder these endings say which files are meant as photos. HEIC is
 # not read, and named rather than passed over.
@@ -104,6 +106,12 @@ def parser() -> argparse.ArgumentParser:
         default="full",
         choices=get_args(Guidance),
         help="what is written before the picture: label and caption, one of them, or nothing",
+    )
+    result.add_argument(
+        "--decoder",
+        choices=get_args(Mode),
+        help="plain and parallel write the same picture, one code or many at a time; rows is "
+        "approximate: another picture, sooner (default: parallel where it is exact)",
     )
     result.add_argument("--colour-fix", default="wavelet", choices=get_args(ColourFix))
     result.add_argument("--label", metavar="TEXT", help="instead of what the model perceives")
@@ -195,7 +203,9 @@ def save(image: Image.Image, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def run(pipeline: PurePipeline, job: Job, settings: RestoreSettings) -> dict[str, Any]:
+def run(
+    pipeline: PurePipeline, job: Job, settings: RestoreSettings, decoder: DecoderConfig | None
+) -> dict[str, Any]:
     """Restore one photo, write what was asked for, and tell about it as JSON would.
 
     Raises:
@@ -206,7 +216,7 @@ def run(pipeline: PurePipeline, job: Job, settings: RestoreSettings) -> dict[str
     progress = Progress()
     output: PureOutput | None = None
     try:
-        for event in pipeline.stream(photo, settings, preview_seconds=None):
+        for event in pipeline.stream(photo, settings, preview_seconds=None, decoder=decoder):
             if isinstance(event, Row):
                 progress.show(str(job.source), event.done)
             elif isinstance(event, Done):
@@ -228,6 +238,8 @@ def run(pipeline: PurePipeline, job: Job, settings: RestoreSettings) -> dict[str
         | {phase: round(seconds, 3) for phase, seconds in output.seconds.items()},
         "steps": output.steps,
         "passes": output.passes,
+        "decoder": output.decoder.mode,
+        "approximate": output.approximate,
         "checkpoint": output.checkpoint,
         "scale": settings.scale,
         "size": list(output.image.size),
@@ -271,7 +283,8 @@ def _told(about: dict[str, Any], *, as_json: bool) -> str:
     if as_json:
         return json.dumps(about, ensure_ascii=False)
     belief = " ".join(f"{about['label']} {about['caption']}".split())  # on one line
-    return f"{about['output']}: {belief or 'restored without label and caption'}"
+    note = " (approximate: written by rows)" if about["approximate"] else ""
+    return f"{about['output']}: {belief or 'restored without label and caption'}{note}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -289,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = bool(problems)
     for job in jobs:
         try:
-            about = run(pipeline, job, settings)
+            about = run(pipeline, job, settings, DECODERS.get(arguments.decoder))
         except (PhotoError, RestoreError, BeliefError) as error:
             _complain(f"{job.source}: {error}")
             failed = True

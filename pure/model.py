@@ -85,14 +85,40 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
         self.keys = [
-            torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
+            torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
         ]
-        self.values = [torch.empty_like(k) for k in self.keys]
+        self.values = [torch.zeros_like(k) for k in self.keys]
+        self._single = torch.zeros(capacity, dtype=torch.bool, device=device)
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot cut a cache of {self.length} tokens to {length}")
+        self.length = length
+        self._single[length:] = False
+
+    def mark(self, places: Tensor) -> None:
+        """Note that tokens were put at single `places` (T,), beyond `length`."""
+        self._single[places] = True
+
+    @property
+    def held(self) -> Tensor:
+        """(capacity,) bool: which places hold a token."""
+        held = self._single.clone()
+        held[: self.length] = True
+        return held
+
+    def copy(self, other: "KVCache", length: int) -> None:
+        """Hold the first `length` tokens of another cache of the same model, and nothing else."""
+        if not 0 <= length <= min(other.length, self.capacity):
+            raise ValueError(
+                f"cannot copy {length} tokens from a cache of {other.length} "
+                f"to one with room for {self.capacity}"
+            )
+        for mine, theirs in zip(
+            [*self.keys, *self.values], [*other.keys, *other.values], strict=True
+        ):
+            mine[:, :length] = theirs[:, :length]
         self.length = length
 
     @property

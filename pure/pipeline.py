@@ -3,13 +3,15 @@
 Enlarges the photo as published (bicubic), reads and writes it in tiles of the model's native
 size, and puts the result together. One grid of codes covers the whole photo: a tile keeps the
 codes its finished neighbours wrote in the overlap and continues from them, so every code is
-decided once and neighbours agree. One belief holds for the whole photo: the label is the
+decided once and neighbours agree. Tiles that do not depend on each other are written together,
+which changes nothing but the time. One belief holds for the whole photo: the label is the
 median over tiles spread across it, the caption is written from the whole photo made small.
 """
 
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,8 +23,10 @@ from torch import Tensor
 from imaging import colour, convert, tiling
 from pure.belief import LEVELS, Belief, BeliefError, label_text
 from pure.checkpoint import Checkpoint, load
-from pure.decode import Conversation, Step
+from pure.decode import PARALLEL, PLAIN, Conversation, DecoderConfig, write
+from pure.engine import Engine, Precision
 from pure.grammar import Grid, Phase
+from pure.picture import Picture, Step
 from pure.sampling import SamplingConfig
 from pure.vocab import GRID_PIXELS
 
@@ -88,9 +92,10 @@ class PureOutput:
         entropy: (rows, columns) float32, nats, of each code's distribution.
         k: (rows, columns) int32, candidates kept for each code.
         steps: tokens written, text and every tile's picture.
-        passes: runs of the transformer.
+        passes: runs of the transformer; how many depends on the decoder, the result does not.
         seconds: wall clock of "perceive", "understand", "restore" and "finish".
         checkpoint: name of the model.
+        decoder: how the picture was written.
     """
 
     image: Image.Image
@@ -103,6 +108,12 @@ class PureOutput:
     seconds: dict[str, float]
     settings: RestoreSettings
     checkpoint: str
+    decoder: DecoderConfig = PLAIN
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the decoder was an approximate one; then this must be said with the picture."""
+        return self.decoder.approximate
 
 
 @dataclass(frozen=True)
@@ -148,10 +159,22 @@ Event = Perceived | Understood | Row | Done
 
 
 class PurePipeline:
-    """Restores photos with one checkpoint. Not safe for use by two threads at once."""
+    """Restores photos with one checkpoint. Not safe for use by two threads at once.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    The reading of the last photo of one tile is kept, so that restoring it again with another
+    seed, other sampling or an edited belief reads only what has changed. `forget` frees it.
+
+    Args:
+        checkpoint: what to restore with.
+        precision: of the transformer's weights, as in `Engine`; None keeps the checkpoint's.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, precision: Precision | None = None) -> None:
         self.checkpoint = checkpoint
+        self.engine = Engine(
+            checkpoint.model, checkpoint.grammar.vocab.code_ids, precision=precision
+        )
+        self._kept: Conversation | None = None
 
     @classmethod
     def from_pretrained(
@@ -160,22 +183,41 @@ class PurePipeline:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        precision: Precision | None = None,
     ) -> "PurePipeline":
         """Load a checkpoint: "nano", a folder in the released format, or a hub id.
 
         Raises:
             CheckpointError: it cannot be loaded.
         """
-        return cls(load(path_or_id, device=device, dtype=dtype))
+        return cls(load(path_or_id, device=device, dtype=dtype), precision=precision)
 
-    def restore(self, image: Image.Image, settings: RestoreSettings | None = None) -> PureOutput:
-        """Restore an upright RGB photo; the last event of `stream`.
+    @property
+    def decoder(self) -> DecoderConfig:
+        """How pictures are written if nobody says: in parallel where that gives the same ids."""
+        return PARALLEL if self.engine.exact else PLAIN
+
+    def forget(self) -> None:
+        """Free the reading of the last photo."""
+        self._kept = None
+
+    def restore(
+        self,
+        image: Image.Image,
+        settings: RestoreSettings | None = None,
+        *,
+        decoder: DecoderConfig | None = None,
+        draft: "Image.Image | PureOutput | None" = None,
+    ) -> PureOutput:
+        """Restore an upright RGB photo; the last event of `stream`, and arguments as there.
 
         Raises:
-            RestoreError: the photo is too large.
+            RestoreError: the photo is too large, or the draft is of another photo's size.
             BeliefError: a given label or caption cannot be written by this checkpoint.
         """
-        for event in self.stream(image, settings, preview_seconds=None):
+        for event in self.stream(
+            image, settings, preview_seconds=None, decoder=decoder, draft=draft
+        ):
             if isinstance(event, Done):
                 return event.output
         raise AssertionError("the stream ended without a result")
@@ -186,20 +228,91 @@ class PurePipeline:
         settings: RestoreSettings | None = None,
         *,
         preview_seconds: float | None = 0.5,
+        decoder: DecoderConfig | None = None,
+        draft: "Image.Image | PureOutput | None" = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Restore a photo, telling what happens. Closing the iterator stops the work.
 
         Args:
             image: upright RGB, as `imaging.load.read_photo` gives it.
             settings: the published defaults if not given.
-            preview_seconds: shortest time between previews; None for none.
+            preview_seconds: shortest time between previews; None for none. The first comes with
+                the first row.
+            decoder: how the picture is written; `self.decoder` if not given. It changes the time
+                and not the result, except in half precision, where rounding does.
+            draft: a guess of the result for the parallel decoder: another method's restoration,
+                or an earlier output for the same photo and scale. Better guesses save passes; the
+                result does not depend on it. The photo itself if not given.
+            stop: asked before every pass; when it says so, the stream ends without `Done`.
 
         Raises:
             RestoreError, BeliefError: as in `restore`, before the first event.
         """
-        yield from _Restoration(self.checkpoint, image, settings or RestoreSettings()).events(
-            preview_seconds
+        work = _Restoration(self, image, settings or RestoreSettings(), draft)
+        yield from self._run(work, preview_seconds, decoder or self.decoder, stop)
+
+    def reroll(
+        self,
+        image: Image.Image,
+        output: PureOutput,
+        box: tuple[int, int, int, int],
+        settings: RestoreSettings,
+        *,
+        keep_below: bool = True,
+        decoder: DecoderConfig | None = None,
+        preview_seconds: float | None = 0.5,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Restore a part of a photo again, for example with another seed or other sampling.
+
+        Codes are written in raster order and know only what precedes them. What lies beside and
+        above the box is kept; what lies below it is kept, or written again with the noise it had,
+        so that it may answer to the new content.
+
+        Args:
+            image: the photo of `output`.
+            output: what to change.
+            box: left, top, right, bottom in pixels of the result; cells it touches are redone.
+            settings: of the new part. Scale, label and caption are those of `output`.
+            keep_below: keep the rows below the box.
+            decoder: as in `stream`.
+            preview_seconds: as in `stream`.
+            stop: as in `stream`.
+
+        Raises:
+            RestoreError: the box holds no cell, or `output` is not of this photo.
+        """
+        settings = replace(
+            settings,
+            scale=output.settings.scale,
+            guidance=output.settings.guidance,
+            label=output.belief.label,
+            caption=output.belief.caption,
         )
+        work = _Restoration(self, image, settings, output)
+        work.start_from(output, box, keep_below=keep_below)
+        yield from self._run(work, preview_seconds, decoder or self.decoder, stop)
+
+    def _run(
+        self,
+        work: "_Restoration",
+        preview_seconds: float | None,
+        decoder: DecoderConfig,
+        stop: Callable[[], bool],
+    ) -> Iterator[Event]:
+        """The events of a restoration; unless it completes, nothing of it is kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            work.reuse(kept)
+        work.stop = stop
+        try:
+            for event in work.events(preview_seconds, decoder):
+                if isinstance(event, Done) and len(work.tiles) == 1:
+                    self._kept = work.whole
+                yield event
+        except _StoppedError:
+            return
 
     def tiles(self, size: tuple[int, int], scale: int) -> int:
         """Sequences it takes to restore a photo of `size` (width, height)."""
@@ -218,11 +331,56 @@ def _plan(canvas: tuple[int, int], checkpoint: Checkpoint) -> list[tiling.Tile]:
     return tiling.plan(canvas, native, native // OVERLAP, multiple=factor)
 
 
+def _waves(tiles: list[tiling.Tile], most: int) -> Iterator[list[tiling.Tile]]:
+    """Tiles in groups of at most `most` that do not depend on each other, in an order that works.
+
+    A tile depends on the earlier tiles it overlaps, because it keeps the codes they wrote.
+    """
+    levels: list[int] = []
+    for tile in tiles:
+        before = [
+            level for level, other in zip(levels, tiles, strict=False) if _overlap(tile, other)
+        ]
+        levels.append(1 + max(before, default=-1))
+    for level in range(max(levels) + 1):
+        wave = [tile for tile, own in zip(tiles, levels, strict=True) if own == level]
+        for start in range(0, len(wave), most):
+            yield wave[start : start + most]
+
+
+def _overlap(one: tiling.Tile, other: tiling.Tile) -> bool:
+    a, b = one.box, other.box
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tile that is being written.
+
+    Attributes:
+        window: its rows and columns in the grid of the photo.
+        seen: codes of the input there.
+    """
+
+    tile: tiling.Tile
+    window: tuple[slice, slice]
+    picture: Picture
+    seen: Tensor
+
+
+class _StoppedError(Exception):
+    """Somebody said stop; never leaves this module."""
+
+
 class _Restoration:
     """One photo on its way through the model."""
 
     def __init__(
-        self, checkpoint: Checkpoint, image: Image.Image, settings: RestoreSettings
+        self,
+        pipeline: PurePipeline,
+        image: Image.Image,
+        settings: RestoreSettings,
+        draft: Image.Image | PureOutput | None = None,
     ) -> None:
         if image.mode != "RGB":
             raise ValueError(f"expected an RGB picture, got {image.mode}")
@@ -233,7 +391,8 @@ class _Restoration:
                 f"have {width * height / 1e6:.0f} megapixels. The limit is "
                 f"{MAX_OUTPUT_PIXELS / 1e6:.0f}: crop the photo or choose a smaller scale."
             )
-        self.checkpoint, self.settings = checkpoint, settings
+        checkpoint = self.checkpoint = pipeline.checkpoint
+        self.engine, self.settings = pipeline.engine, settings
         self.size = (width, height)
         self.enlarged = convert.resize(image, self.size)
         self.native, self.factor = checkpoint.native, checkpoint.vq.factor
@@ -242,13 +401,17 @@ class _Restoration:
         rows, columns = self.canvas.height // self.factor, self.canvas.width // self.factor
         self.codes = torch.full((rows, columns), -1)
         self.positions = torch.arange(rows * columns).view(rows, columns)
+        self.seeds: int | Tensor = settings.seed
+        self.guess = self._read_draft(draft)
         self.entropy = np.full((rows, columns), np.nan, np.float32)
         self.k = np.zeros((rows, columns), np.int32)
         self.instruction = checkpoint.text.instruction()
-        self.steps = self.passes = 0
+        self.steps, self.passes_before = 0, self.engine.passes
         self.seconds: dict[str, float] = {}
         self.clock = time.perf_counter()
+        self.stop: Callable[[], bool] = lambda: False
         self.whole: Conversation | None = None
+        self.earlier: Conversation | None = None
         # tried before the first event, so that a word nobody knows is said at once
         given = Belief((settings.label or "").strip(), (settings.caption or "").strip())
         if (length := len(checkpoint.text.answer(given.text))) > checkpoint.text_limit:
@@ -256,6 +419,55 @@ class _Restoration:
                 f"The given label and caption take {length} tokens; this checkpoint's limit is "
                 f"{checkpoint.text_limit}. Shorten them."
             )
+
+    def _read_draft(self, draft: Image.Image | PureOutput | None) -> Image.Image | Tensor | None:
+        """A draft as a picture of the canvas, or as codes of it, -1 where there are none."""
+        if draft is None:
+            return None
+        if isinstance(draft, PureOutput):
+            codes = torch.full_like(self.codes, -1)
+            rows, columns = draft.codes.shape
+            if self._cropped(codes.numpy()).shape != (rows, columns):
+                raise RestoreError(
+                    f"The earlier result has {rows} × {columns} codes; this photo at this scale "
+                    f"has {' × '.join(map(str, self._cropped(codes.numpy()).shape))}."
+                )
+            codes[:rows, :columns] = torch.from_numpy(draft.codes)
+            return codes
+        if draft.width * self.size[1] != draft.height * self.size[0]:
+            raise RestoreError(
+                f"The draft is {draft.width} × {draft.height}; the result will be "
+                f"{self.size[0]} × {self.size[1]}. It needs the same shape."
+            )
+        return _pad(convert.resize(draft.convert("RGB"), self.size), self.canvas.size)
+
+    def start_from(
+        self, output: PureOutput, box: tuple[int, int, int, int], *, keep_below: bool
+    ) -> None:
+        """Keep an earlier result but for a box; see `PurePipeline.reroll`."""
+        f = self.factor
+        rows, columns = output.codes.shape
+        top, bottom = max(0, box[1] // f), min(rows, -(-box[3] // f))
+        left, right = max(0, box[0] // f), min(columns, -(-box[2] // f))
+        if top >= bottom or left >= right:
+            raise RestoreError(f"The box {box} holds nothing of the result of {self.size}.")
+        self.codes[:rows, :columns] = torch.from_numpy(output.codes)
+        self.entropy[:rows, :columns], self.k[:rows, :columns] = output.entropy, output.k
+        # what padding was written is not part of a result; it is left as the photo's own codes
+        padding = self.codes < 0
+        if bool(padding.any()):
+            self.codes = torch.where(
+                padding, self.checkpoint.vq.encode_image(self.canvas).cpu(), self.codes
+            )
+        self.seeds = torch.full_like(self.codes, output.settings.seed)
+        self.seeds[top:bottom, left:right] = self.settings.seed
+        self._reopen(slice(top, bottom), slice(left, right))
+        if not keep_below:
+            self._reopen(slice(bottom, rows), slice(0, columns))
+
+    def _reopen(self, rows: slice, columns: slice) -> None:
+        self.codes[rows, columns] = -1
+        self.entropy[rows, columns], self.k[rows, columns] = np.nan, 0
 
     def _ids(self, text: str, after: str = "", after_ids: list[int] | None = None) -> list[int]:
         """Ids of a text, cut to the limit; what a space becomes depends on the text before it."""
@@ -269,7 +481,7 @@ class _Restoration:
         self.seconds[phase] = now - self.clock
         self.clock = now
 
-    def events(self, preview_seconds: float | None) -> Iterator[Event]:
+    def events(self, preview_seconds: float | None, decoder: DecoderConfig) -> Iterator[Event]:
         guidance = self.settings.guidance
         label, label_ids = self._perceive()
         self._lap("perceive")
@@ -281,7 +493,7 @@ class _Restoration:
         text = label_ids + caption_ids
         if guidance == "understanding":
             text = self._ids(caption)  # it opens the answer now
-        yield from self._restore(text, preview_seconds)
+        yield from self._restore(text, preview_seconds, decoder)
         self._lap("restore")
         image = self._finish()
         self._lap("finish")
@@ -293,10 +505,11 @@ class _Restoration:
                 entropy=self._cropped(self.entropy),
                 k=self._cropped(self.k),
                 steps=self.steps,
-                passes=self.passes,
+                passes=self.engine.passes - self.passes_before,
                 seconds=self.seconds,
                 settings=self.settings,
                 checkpoint=self.checkpoint.name,
+                decoder=decoder,
             )
         )
 
@@ -306,15 +519,20 @@ class _Restoration:
         grid = Grid(picture.height // self.factor, picture.width // self.factor)
         codes = self.checkpoint.vq.encode_image(picture).cpu()
         prompt = self.checkpoint.grammar.prompt(self.instruction, codes)
-        conversation = Conversation(
-            self.checkpoint.model,
+        if self.earlier is not None and self.earlier.prompt == prompt:
+            return self.earlier
+        return Conversation(
+            self.engine,
             self.checkpoint.grammar,
             prompt,
             grid,
             text_limit=self.checkpoint.text_limit,
         )
-        self.passes += conversation.passes
-        return conversation
+
+    def reuse(self, kept: Conversation) -> None:
+        """Take over an earlier reading if it is of the same picture."""
+        if len(self.tiles) == 1:
+            self.earlier = kept
 
     def _about_whole(self) -> Conversation:
         """The conversation about the whole photo; of one tile it is that tile's."""
@@ -366,46 +584,38 @@ class _Restoration:
         self, conversation: Conversation, *, given: Sequence[int] = (), label_only: bool = False
     ) -> list[int]:
         """Ids the model wrote after those given."""
-        before = conversation.passes
-        steps = list(conversation.write_text(given=given, label_only=label_only))[len(given) :]
-        self.passes += conversation.passes - before
-        self.steps += len(steps)
-        return [step.id for step in steps]
+        ids = []
+        for step in conversation.write_text(given=given, label_only=label_only):
+            if self.stop():
+                raise _StoppedError
+            ids.append(step.id)
+        self.steps += len(ids) - len(given)
+        return ids[len(given) :]
 
     # Picture
 
-    def _restore(self, text: list[int], preview_seconds: float | None) -> Iterator[Row]:
+    def _restore(
+        self, text: list[int], preview_seconds: float | None, decoder: DecoderConfig
+    ) -> Iterator[Row]:
         preview = self.enlarged.copy() if preview_seconds is not None else None
-        shown = time.perf_counter()
-        for tile in self.tiles:
-            box = [side // self.factor for side in tile.box]
-            window = (slice(box[1], box[3]), slice(box[0], box[2]))
-            if len(self.tiles) == 1:
-                conversation = self._about_whole()
-            else:
-                conversation = self._converse(self.canvas.crop(tile.box))
-            before = conversation.passes
-            lq_codes = self.checkpoint.grammar.read_image(
-                conversation.prompt[1 + len(self.instruction) : -1]
-            )
-            decided = self.codes[window].clone()
-            for step in conversation.restore(
-                text,
-                self.settings.sampling,
-                seed=self.settings.seed,
-                known=decided.clone(),
-                positions=self.positions[window],
-            ):
+        shown = -math.inf
+        for tiles in _waves(self.tiles, decoder.batch):
+            parts = [self._begin(tile, text) for tile in tiles if self._is_open(tile)]
+            if not parts:
+                continue
+            pictures = [part.picture for part in parts]
+            for number, step in write(self.engine, pictures, decoder, stop=self.stop):
+                part = parts[number]
                 self.steps += 1
                 if step.phase is Phase.CODE:
-                    self._record(step, box)
+                    self._record(step, part)
                 if step.phase is not Phase.NEWLINE:
                     continue
                 show = None
                 if preview is not None and preview_seconds is not None:
                     now = time.perf_counter()
                     if now - shown >= preview_seconds:
-                        self._paint(preview, tile, window, lq_codes)
+                        self._paint(preview, part)
                         show, shown = preview.copy(), now
                 yield Row(
                     float((self.codes >= 0).float().mean()),
@@ -413,30 +623,58 @@ class _Restoration:
                     self._cropped(self.entropy).copy(),
                     self._cropped(self.k).copy(),
                 )
+            if not all(picture.done for picture in pictures):
+                raise _StoppedError
             if preview is not None:
-                self._paint(preview, tile, window, lq_codes)
-            self.passes += conversation.passes - before
+                for part in parts:
+                    self._paint(preview, part)
 
-    def _record(self, step: Step, box: list[int]) -> None:
+    def _window(self, tile: tiling.Tile) -> tuple[slice, slice]:
+        """Rows and columns of a tile in the grid of the photo."""
+        left, top, right, bottom = (side // self.factor for side in tile.box)
+        return slice(top, bottom), slice(left, right)
+
+    def _is_open(self, tile: tiling.Tile) -> bool:
+        return bool((self.codes[self._window(tile)] < 0).any())
+
+    def _begin(self, tile: tiling.Tile, text: list[int]) -> "_Part":
+        """A tile's picture, not written yet; finished neighbours' codes are given."""
+        if len(self.tiles) == 1:
+            conversation = self._about_whole()
+        else:
+            conversation = self._converse(self.canvas.crop(tile.box))
+        window = self._window(tile)
+        seen = conversation.seen()
+        assert seen is not None  # prompt and answer have one grid
+        draft = seen
+        if isinstance(self.guess, Tensor):
+            draft = torch.where(self.guess[window] < 0, seen, self.guess[window])
+        elif self.guess is not None:
+            draft = self.checkpoint.vq.encode_image(self.guess.crop(tile.box)).cpu()
+        picture = conversation.picture(
+            text,
+            self.settings.sampling,
+            seed=self.seeds[window] if isinstance(self.seeds, Tensor) else self.seeds,
+            known=self.codes[window].clone(),
+            positions=self.positions[window],
+            draft=draft,
+        )
+        return _Part(tile, window, picture, seen)
+
+    def _record(self, step: Step, part: "_Part") -> None:
         assert step.cell is not None
-        row, column = step.cell[0] + box[1], step.cell[1] + box[0]
+        row, column = step.cell[0] + part.window[0].start, step.cell[1] + part.window[1].start
         if step.choice is None:
             return  # kept from a neighbour: recorded when that was drawn
         self.codes[row, column] = step.choice.index
         self.entropy[row, column] = step.choice.entropy
         self.k[row, column] = step.choice.k
 
-    def _paint(
-        self,
-        preview: Image.Image,
-        tile: tiling.Tile,
-        window: tuple[slice, slice],
-        lq_codes: Tensor,
-    ) -> None:
+    def _paint(self, preview: Image.Image, part: "_Part") -> None:
         """Decode a tile, with the input's codes where there are none yet, onto the preview."""
-        codes = self.codes[window]
-        mixed = torch.where(codes < 0, lq_codes, codes)
-        preview.paste(self.checkpoint.vq.decode_image(mixed), tile.box[:2])
+        codes = self.codes[part.window]
+        mixed = torch.where(codes < 0, part.seen, codes)
+        preview.paste(self.checkpoint.vq.decode_image(mixed), part.tile.box[:2])
 
     def _finish(self) -> Image.Image:
         """Decode the code grid, correct the colour, crop the padding."""

@@ -9,6 +9,7 @@ from hypothesis import settings
 from PIL import Image
 
 from pure.checkpoint import Checkpoint, load
+from pure.engine import Engine
 from pure.grammar import Grammar
 from pure.model import Transformer, TransformerConfig
 from pure.pipeline import PurePipeline
@@ -92,5 +93,11 @@ def checkpoint(checkpoint_folder: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def engine(transformer: Transformer, vocab: Vocab) -> Engine:
+    """The transformer above, ready to decode."""
+    return Engine(transformer, vocab.code_ids)
+
+
+@pytest.fixture
 def pipeline(checkpoint: Checkpoint) -> PurePipeline:
     return PurePipeline(checkpoint)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from imaging import convert
@@ -131,7 +132,7 @@ def entropy(pipeline: PurePipeline, examples: Path, name: str) -> Image.Image:
     settings = RestoreSettings(scale=SCALE, seed=SEED, sampling=sampling)
     output = pipeline.restore(read_photo(examples / f"{name}.png"), settings)
     blind = math.log(vq.config.codebook_size)  # nats of a guess among all codes
-    limits = ((0.0, blind), (dynamic_k(0, sampling), dynamic_k(blind, sampling)))
+    limits = ((0.0, blind), tuple(dynamic_k(torch.tensor([0.0, blind]), sampling).tolist()))
     pictures = [output.image]
     for values, (low, high) in zip((output.entropy, output.k), limits, strict=True):
         cells = heat_map(values, low, high)

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pure.decode import Conversation, Step
+from pure.decode import Conversation
+from pure.engine import Engine
 from pure.grammar import Grammar, Grid, Phase
 from pure.model import Transformer, TransformerConfig
+from pure.picture import Step
 from pure.sampling import SamplingConfig, noise
 from pure.vocab import RELEASED_SIZE, Vocab
 from tools.tiny_checkpoint import vocabulary
@@ -114,18 +116,20 @@ def check_equal(steps, expected, facts):
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 @pytest.mark.parametrize("scale", [0.8, 1, 3])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_decoding_equals_the_naive_twin(transformer, grammar, prompt, text, name, scale, seed):
+def test_decoding_equals_the_naive_twin(
+    transformer, engine, grammar, prompt, text, name, scale, seed
+):
     config = with_guidance(name, scale)
     grid = Grid(4, 8) if seed else Grid(8, 4)
     twin = naive_picture(transformer, grammar.vocab, prompt, text, grid, config, seed)
-    conversation = Conversation(transformer, grammar, prompt, grid)
+    conversation = Conversation(engine, grammar, prompt, grid)
     check_equal(list(conversation.restore(text, config, seed=seed)), *twin)
 
 
 @pytest.mark.parametrize("scale", [0.8, 1])
 @pytest.mark.parametrize("columns", [slice(0, 3), slice(5, 8), slice(2, 6)])
 def test_decoding_around_known_codes_equals_the_naive_twin(
-    transformer, grammar, prompt, text, columns, scale
+    transformer, engine, grammar, prompt, text, columns, scale
 ):
     grid, config = Grid(4, 8), with_guidance("few", scale)
     generator = torch.Generator().manual_seed(5)
@@ -136,21 +140,21 @@ def test_decoding_around_known_codes_equals_the_naive_twin(
     twin = naive_picture(
         transformer, grammar.vocab, prompt, text, grid, config, 9, known, positions
     )
-    conversation = Conversation(transformer, grammar, prompt, grid)
+    conversation = Conversation(engine, grammar, prompt, grid)
     steps = list(conversation.restore(text, config, seed=9, known=known, positions=positions))
     check_equal(steps, *twin)
 
 
-def test_decoding_without_text_equals_the_naive_twin(transformer, grammar, prompt):
+def test_decoding_without_text_equals_the_naive_twin(transformer, engine, grammar, prompt):
     grid, config = Grid(4, 4), CONFIGS["few"]
     twin = naive_picture(transformer, grammar.vocab, prompt, [], grid, config, 3)
-    conversation = Conversation(transformer, grammar, prompt, grid)
+    conversation = Conversation(engine, grammar, prompt, grid)
     check_equal(list(conversation.restore([], config, seed=3)), *twin)
 
 
-def test_the_random_draws_are_no_greedy_choice(transformer, grammar, prompt):
+def test_the_random_draws_are_no_greedy_choice(engine, grammar, prompt):
     """Else the twin would prove little about the noise."""
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 8))
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 8))
     greedy, *drawn = (
         [step.id for step in conversation.restore([], config, seed=seed)]
         for config, seed in ((CONFIGS["top1"], 0), (CONFIGS["few"], 0), (CONFIGS["few"], 1))
@@ -161,8 +165,8 @@ def test_the_random_draws_are_no_greedy_choice(transformer, grammar, prompt):
 
 @pytest.mark.parametrize("label_only", [False, True])
 @pytest.mark.parametrize("given", [0, 3])
-def test_the_text_equals_naive_top1(transformer, grammar, prompt, text, given, label_only):
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 4), text_limit=20)
+def test_the_text_equals_naive_top1(transformer, engine, grammar, prompt, text, given, label_only):
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 4), text_limit=20)
     steps = list(conversation.write_text(given=text[:given], label_only=label_only))
     expected = naive_text(
         transformer, grammar.vocab, prompt, text[:given], 20, label_only=label_only
@@ -170,61 +174,60 @@ def test_the_text_equals_naive_top1(transformer, grammar, prompt, text, given, l
     assert [step.id for step in steps] == expected
 
 
-class Scripted(Transformer):
-    """Wants certain ids in a row, whatever it reads; counts its passes."""
+class Scripted(Engine):
+    """Wants certain ids in a row, whatever it reads."""
 
-    def __init__(self, config, start, wanted):
-        super().__init__(config)
+    def __init__(self, transformer, vocab, start, wanted):
+        super().__init__(transformer, vocab.code_ids)
         self.start, self.wanted = start, wanted
-        self.eval().requires_grad_(False)
 
-    def hidden(self, ids, caches=None):
-        for cache in caches:
-            cache.length += ids.shape[1]
+    def hidden(self, rows, caches):
+        for row, cache in zip(rows, caches, strict=True):
+            cache.length += len(row)
         at = caches[0].length - self.start
-        return torch.full((len(ids), ids.shape[1], 1), self.wanted[min(at, len(self.wanted) - 1)])
+        return [torch.full((1, 1), self.wanted[min(at, len(self.wanted) - 1)])]
 
-    def logits(self, hidden, ids=None):
-        return (ids == int(hidden[-1])).float()
+    def logits(self, hidden):
+        return (torch.arange(self.config.vocab_size) == hidden).float()
 
 
-def test_the_text_ends_where_the_model_wants_the_picture(transformer_config, grammar, prompt, text):
+def test_the_text_ends_where_the_model_wants_the_picture(transformer, grammar, prompt, text):
     vocab = grammar.vocab
-    model = Scripted(transformer_config, len(prompt), [*text, vocab.begin_image])
+    model = Scripted(transformer, vocab, len(prompt), [*text, vocab.begin_image])
     conversation = Conversation(model, grammar, prompt, Grid(4, 4))
     steps = list(conversation.write_text())
     assert [step.id for step in steps] == text
     assert [step.phase for step in steps] == [Phase.LABEL] * 4 + [Phase.CAPTION]
 
 
-def test_label_only_ends_with_the_first_sentence(transformer_config, grammar, prompt, text):
-    model = Scripted(transformer_config, len(prompt), text)
+def test_label_only_ends_with_the_first_sentence(transformer, grammar, prompt, text):
+    model = Scripted(transformer, grammar.vocab, len(prompt), text)
     conversation = Conversation(model, grammar, prompt, Grid(4, 4))
     steps = list(conversation.write_text(label_only=True))
     assert [step.id for step in steps] == text[:4]
 
 
-def test_a_second_answer_is_what_a_new_conversation_would_give(transformer, grammar, prompt, text):
+def test_a_second_answer_is_what_a_new_conversation_would_give(engine, grammar, prompt, text):
     grid, config = Grid(4, 4), CONFIGS["few"]
-    used = Conversation(transformer, grammar, prompt, grid, text_limit=20)
+    used = Conversation(engine, grammar, prompt, grid, text_limit=20)
     first = list(used.restore(text, config, seed=1))
     list(used.write_text(given=text[:2]))
     next(used.restore(text[:1], config, seed=2))  # left half way
     assert list(used.restore(text, config, seed=1)) == first
-    fresh = Conversation(transformer, grammar, prompt, grid, text_limit=20)
+    fresh = Conversation(engine, grammar, prompt, grid, text_limit=20)
     assert list(fresh.restore(text, config, seed=1)) == first
 
 
-def test_guidance_of_one_needs_no_unconditional_rows(transformer, grammar, prompt, monkeypatch):
+def test_guidance_of_one_needs_no_unconditional_rows(engine, grammar, prompt, monkeypatch):
     rows = []
-    hidden = Transformer.hidden
+    hidden = Engine.hidden
 
-    def counted(self, ids, caches=None):
+    def counted(self, ids, caches):
         rows.append(len(ids))
         return hidden(self, ids, caches)
 
-    monkeypatch.setattr(Transformer, "hidden", counted)
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 4))
+    monkeypatch.setattr(Engine, "hidden", counted)
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 4))
     list(conversation.restore([], with_guidance("top1", 1)))
     assert set(rows) == {1}
     rows.clear()
@@ -232,25 +235,27 @@ def test_guidance_of_one_needs_no_unconditional_rows(transformer, grammar, promp
     assert set(rows) == {2}
 
 
-def test_forced_ids_cost_no_pass(transformer, grammar, prompt, text):
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 8))
-    assert conversation.passes == 1  # the prompt
+def test_forced_ids_cost_no_pass(engine, grammar, prompt, text):
+    before = engine.passes
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 8))
+    assert engine.passes == before + 1  # the prompt
     list(conversation.restore(text, CONFIGS["dynamic"]))
-    assert conversation.passes == 1 + 1 + 4 * 8  # prompt, text, codes
+    assert engine.passes == before + 1 + 4 * 8  # prompt, codes; the text rides along
 
 
-def test_all_codes_known_need_no_pass(transformer, grammar, prompt):
+def test_all_codes_known_need_no_pass(engine, grammar, prompt):
     known = torch.zeros(4, 4, dtype=torch.long)
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 4))
+    before = engine.passes
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 4))
     steps = list(conversation.restore([], CONFIGS["dynamic"], known=known))
-    assert conversation.passes == 1
+    assert engine.passes == before + 1
     assert torch.equal(grammar.read_image([step.id for step in steps][:-1]), known)
 
 
-def test_steps_name_cells_and_codes(transformer, grammar, prompt):
+def test_steps_name_cells_and_codes(engine, grammar, prompt):
     known = torch.full((4, 4), -1)
     known[1, 2] = 7
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 4))
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 4))
     steps = list(conversation.restore([], CONFIGS["dynamic"], known=known))
     cells = [step for step in steps if step.phase is Phase.CODE]
     assert [step.cell for step in cells] == [(r, c) for r in range(4) for c in range(4)]
@@ -260,14 +265,14 @@ def test_steps_name_cells_and_codes(transformer, grammar, prompt):
     assert all(step.code is None and step.cell is None for step in steps if step not in cells)
 
 
-def test_a_text_may_be_as_long_as_the_limit(transformer, grammar, prompt, text):
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 4), text_limit=len(text))
+def test_a_text_may_be_as_long_as_the_limit(engine, grammar, prompt, text):
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 4), text_limit=len(text))
     steps = list(conversation.restore(text, CONFIGS["top1"]))
     assert steps[-1].id == grammar.vocab.end_turn
 
 
-def test_a_given_text_beyond_the_limit_is_refused(transformer, grammar, prompt, text):
-    conversation = Conversation(transformer, grammar, prompt, Grid(4, 4), text_limit=2)
+def test_a_given_text_beyond_the_limit_is_refused(engine, grammar, prompt, text):
+    conversation = Conversation(engine, grammar, prompt, Grid(4, 4), text_limit=2)
     with pytest.raises(ValueError, match="exceed the limit of 2"):
         list(conversation.restore(text * 2, CONFIGS["top1"]))
     with pytest.raises(ValueError, match="exceed the limit of 2"):
@@ -297,8 +302,9 @@ def test_greedy_decoding_gives_the_published_ids(upstream, run):
     begin = len(GUIDED["start"]) - 3
     turn = GUIDED["start"].index(grammar.vocab.end_turn) + 1
     prompt, text = GUIDED["start"][:turn], GUIDED["start"][turn:begin]
+    engine = Engine(model, grammar.vocab.code_ids)
     config = SamplingConfig(mode="top1", guidance_scale=run["guidance"])
-    steps = list(Conversation(model, grammar, prompt, Grid(4, 8)).restore(text, config))
+    steps = list(Conversation(engine, grammar, prompt, Grid(4, 8)).restore(text, config))
     assert [step.id for step in steps[:3]] == GUIDED["start"][begin:]
     body = steps[3 : 3 + len(run["ids"])]
     assert [step.id for step in body] == run["ids"]

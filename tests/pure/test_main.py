@@ -99,6 +99,13 @@ def test_every_option_reaches_the_pipeline(run, lake, tmp_path, monkeypatch):
     assert settings.caption == texts[3]
 
 
+def test_an_approximate_decoder_is_named_with_the_result(run, lake, tmp_path):
+    _, quick, _ = run(lake, tmp_path / "a.png", "--scale", 1, "--decoder", "rows")
+    _, plain, _ = run(lake, tmp_path / "b.png", "--scale", 1, "--decoder", "plain")
+    assert "(approximate: written by rows)" in quick
+    assert "(approximate" not in plain
+
+
 def test_json_tells_what_was_done(run, lake, tmp_path):
     label = "Large blur, small noise."
     code, out, _ = run(
@@ -115,6 +122,8 @@ def test_json_tells_what_was_done(run, lake, tmp_path):
         "label": label,
         "caption": "lake.",
         "seed": 0,
+        "decoder": "parallel",
+        "approximate": False,
         "checkpoint": "tiny",
         "scale": 2,
         "size": [24, 16],

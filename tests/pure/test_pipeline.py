@@ -8,9 +8,10 @@ from PIL import Image
 import pure.pipeline
 from imaging import colour, convert
 from pure.belief import Belief, BeliefError
-from pure.decode import Conversation, Step
+from pure.decode import PLAIN, Conversation
+from pure.engine import Engine
 from pure.grammar import Grid, Phase
-from pure.model import Transformer
+from pure.picture import Step
 from pure.pipeline import (
     MAX_SEED,
     Done,
@@ -42,17 +43,24 @@ class Recorded(Conversation):
 
     pictures: list["Recorded"]
 
-    def restore(self, text, config, **options):
+    def picture(self, text, config, **options):
         self.text, self.options, self.steps = list(text), options, []
         type(self).pictures.append(self)
-        for step in super().restore(text, config, **options):
-            self.steps.append(step)
-            yield step
+        picture = super().picture(text, config, **options)
+        told = picture.told
+        picture.told = lambda: self.steps.extend(told()) or iter(self.steps[self.last() :])
+        self.at = 0
+        return picture
+
+    def last(self):
+        """Where the steps begin that were not handed on yet."""
+        before, self.at = self.at, len(self.steps)
+        return before
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """The conversations that restored a picture, in order."""
+    """The conversations that wrote a picture, in the order they began."""
     monkeypatch.setattr(pure.pipeline, "Conversation", Recorded)
     Recorded.pictures = []
     return Recorded.pictures
@@ -62,13 +70,13 @@ def recorded(monkeypatch):
 def passes(monkeypatch):
     """One entry per run of the transformer."""
     runs = []
-    hidden = Transformer.hidden
+    hidden = Engine.hidden
 
     def counted(self, *arguments):
         runs.append(1)
         return hidden(self, *arguments)
 
-    monkeypatch.setattr(Transformer, "hidden", counted)
+    monkeypatch.setattr(Engine, "hidden", counted)
     return runs
 
 
@@ -167,12 +175,12 @@ def test_previews_change_nothing(pipeline):
 
 def test_closing_the_stream_stops_the_work(pipeline, passes):
     settings = RestoreSettings(guidance="none")
-    stream = pipeline.stream(picture(16, 16), settings)
+    stream = pipeline.stream(picture(16, 16), settings, decoder=PLAIN)
     while not isinstance(next(stream), Row):
         pass
     stream.close()
     assert len(passes) == 1 + 4  # prompt and one row
-    list(pipeline.stream(picture(16, 16), settings))
+    list(pipeline.stream(picture(16, 16), settings, decoder=PLAIN))
     assert len(passes) > 5 + 64
 
 
@@ -188,9 +196,8 @@ def test_a_photo_of_one_tile_is_the_published_recipe(pipeline, checkpoint):
     prompt = checkpoint.grammar.prompt(
         checkpoint.text.instruction(), checkpoint.vq.encode_image(lq)
     )
-    conversation = Conversation(
-        checkpoint.model, checkpoint.grammar, prompt, Grid(4, 4), text_limit=16
-    )
+    engine = Engine(checkpoint.model, checkpoint.grammar.vocab.code_ids)
+    conversation = Conversation(engine, checkpoint.grammar, prompt, Grid(4, 4), text_limit=16)
     text = [step.id for step in conversation.write_text()]
     steps = conversation.restore(text, SamplingConfig(), seed=7)
     codes = torch.tensor([step.code for step in steps if step.code is not None]).view(4, 4)
@@ -219,12 +226,17 @@ def test_the_colour_fix_does_not_touch_the_codes(pipeline):
     assert all(np.array_equal(outputs[0].codes, output.codes) for output in outputs)
 
 
+def in_place(recorded):
+    """Tiles from the top left, whatever order they were written in."""
+    return sorted(recorded, key=lambda tile: int(tile.options["positions"][0, 0]))
+
+
 def test_every_code_is_decided_once_and_neighbours_keep_it(pipeline, recorded):
     output = pipeline.restore(picture(16, 16), RestoreSettings(guidance="none"))
     assert len(recorded) == pipeline.tiles((16, 16), 4) == 9  # 32 px at 0, 16 and 32
     decided = 0
     for tile, (top, left) in zip(
-        recorded, [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)], strict=True
+        in_place(recorded), [(r, c) for r in (0, 2, 4) for c in (0, 2, 4)], strict=True
     ):
         cells = [step for step in tile.steps if step.phase is Phase.CODE]
         codes = torch.tensor([step.code for step in cells]).view(4, 4)
@@ -246,7 +258,7 @@ def test_noise_is_keyed_by_the_place_in_the_photo(pipeline, recorded):
     pipeline.restore(picture(16, 16), RestoreSettings(guidance="none"))
     whole = torch.arange(64).view(8, 8)
     expected = [whole[r : r + 4, c : c + 4] for r in (0, 2, 4) for c in (0, 2, 4)]
-    for tile, positions in zip(recorded, expected, strict=True):
+    for tile, positions in zip(in_place(recorded), expected, strict=True):
         assert torch.equal(tile.options["positions"], positions)
 
 
@@ -417,8 +429,8 @@ def test_passes_include_the_text(pipeline, passes, size):
     ids=["perception", "understanding"],
 )
 def test_nothing_is_asked_that_is_not_used(pipeline, passes, settings):
-    pipeline.restore(picture(8, 8), settings)
-    assert len(passes) == 1 + 1 + 16  # prompt, text, codes
+    pipeline.restore(picture(8, 8), settings, decoder=PLAIN)
+    assert len(passes) == 1 + 16  # prompt, codes; the text rides along
 
 
 def test_steps_count_text_and_pictures(pipeline, recorded):

@@ -12,9 +12,10 @@ from scipy.stats import chi2
 
 from pure.grammar import Answer, Grammar, Grid, Phase
 from pure.sampling import (
+    Choice,
     SamplingConfig,
     SamplingError,
-    choose,
+    draw,
     dynamic_k,
     entropy,
     guide,
@@ -30,6 +31,20 @@ FORCED_CASES = [case for case in GOLDEN["cases"] if case["finite_before_top_k"] 
 PUBLISHED = SamplingConfig()
 
 
+def choose(logits, config, race):
+    """One draw, read back."""
+    drawn = draw(logits, config, race)
+    return Choice(int(drawn.index), float(drawn.entropy), int(drawn.k))
+
+
+def k_at(nats, config):
+    return int(dynamic_k(torch.tensor(nats, dtype=torch.float64), config))
+
+
+def kept_of(logits, k):
+    return keep_top(logits, torch.tensor(k), k)
+
+
 @pytest.fixture(scope="module")
 def released():
     return Vocab.from_names(vocabulary(small=False), RELEASED_SIZE)
@@ -39,11 +54,11 @@ def published_scores(recipe, seed, scale):
     """Conditional and unconditional scores of the recipe in the golden file."""
     g = torch.Generator().manual_seed(seed)
 
-    def draw():
+    def scores():
         whole = torch.randint(0, 2**22, (4, RELEASED_SIZE), generator=g).sum(0) - 2**23
         return (whole / 2**21).float() * scale
 
-    cond, uncond = draw(), draw()
+    cond, uncond = scores(), scores()
     if recipe.get("power") == 3:
         cond, uncond = cond * cond * cond, uncond * uncond * uncond
     if "step" in recipe:
@@ -62,8 +77,8 @@ def test_code_positions_are_sized_as_published(released, case):
     ids = released.code_ids
     logits = guide(cond[ids], uncond[ids], case["guidance"])
     nats = float(entropy(logits))
-    k = dynamic_k(nats, PUBLISHED)
-    kept = keep_top(logits, k)
+    k = k_at(nats, PUBLISHED)
+    kept = kept_of(logits, k)
     assert nats == pytest.approx(case["entropy"], abs=2e-5)
     assert k == case["k"]
     assert int(kept.sum()) == case["kept"]
@@ -80,7 +95,7 @@ def test_code_positions_are_sized_as_published(released, case):
 
 def test_the_k_table_is_the_published_one():
     for nats, k in GOLDEN["k_of_entropy"]:
-        assert dynamic_k(nats, PUBLISHED) == k
+        assert k_at(nats, PUBLISHED) == k
 
 
 @pytest.mark.parametrize("case", FORCED_CASES, ids=lambda case: case["name"])
@@ -108,9 +123,9 @@ def test_a_whole_published_answer_is_chosen_again(released):
             cond, uncond = published_scores(recipe, run["first_seed"] + step, run["scale"])
             logits = guide(cond[expected.ids], uncond[expected.ids], run["guidance"])
             choice = choose(logits, SamplingConfig(mode="top1"), torch.ones(len(logits)))
-            k = dynamic_k(choice.entropy, PUBLISHED)
+            k = k_at(choice.entropy, PUBLISHED)
             assert int(expected.ids[choice.index]) == token
-            assert (k, int(keep_top(logits, k).sum())) == (run["k"][step], run["kept"][step])
+            assert (k, int(kept_of(logits, k).sum())) == (run["k"][step], run["kept"][step])
             assert choice.entropy == pytest.approx(run["entropy"][step], abs=2e-5)
         answer.push(token)
     assert answer.expected().phase is Phase.DONE
@@ -165,22 +180,22 @@ def test_guidance_below_one_lies_between_and_above_one_beyond():
 @given(st.floats(-5, 20), st.floats(-5, 20))
 def test_k_grows_with_entropy_within_its_limits(a, b):
     low, high = sorted((a, b))
-    assert 14 <= dynamic_k(low, PUBLISHED) <= dynamic_k(high, PUBLISHED) <= 1987
+    assert 14 <= k_at(low, PUBLISHED) <= k_at(high, PUBLISHED) <= 1987
 
 
 def test_k_is_half_way_at_mu():
-    assert dynamic_k(3.0, SamplingConfig(k_min=1, k_max=2001, mu=3.0)) == 1001
+    assert k_at(3.0, SamplingConfig(k_min=1, k_max=2001, mu=3.0)) == 1001
 
 
 @given(st.floats(0, 10), st.integers(1, 50), st.integers(0, 50))
 def test_k_obeys_its_limits(nats, low, span):
     config = SamplingConfig(k_min=low, k_max=low + span)
-    assert low <= dynamic_k(nats, config) <= low + span
+    assert low <= k_at(nats, config) <= low + span
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=40), st.integers(1, 50))
 def test_what_ties_with_the_last_one_is_kept(values, k):
-    kept = keep_top(torch.tensor(values, dtype=torch.float32), k).tolist()
+    kept = kept_of(torch.tensor(values, dtype=torch.float32), k).tolist()
     threshold = sorted(values, reverse=True)[: min(k, len(values))][-1]
     assert kept == [value >= threshold for value in values]
 

@@ -1,0 +1,399 @@
+"""The transformer as it runs: fused weights, one pass for rows of any lengths, fast products.
+
+An inference view of `model.Transformer`, which stays the reference it is tested against. Rows
+are packed: their new tokens stand one after another, whatever their number, so nothing is padded
+and each row has a cache of its own. Knows nothing of grammar and sampling.
+
+On a CPU a product of two rows is where the time goes, and which kernel is fastest depends on the
+machine, so the candidates are tried when the weights are loaded.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.model import QK_NORM_EPS, Block, HeadNorm, KVCache, RMSNorm, Transformer, rotary, rotate
+
+Precision = Literal["float32", "bfloat16", "int8"]
+Product = Callable[[Tensor], Tensor]  # (n, in) to (n, out)
+Place = slice | Tensor  # where new tokens go in a cache
+
+# Rows of queries and of keys in whole blocks. The CPU kernels then add up each row in the same
+# order however many rows there are; with fewer than 4 they take another path and round otherwise.
+QUERY_BLOCK, KEY_BLOCK = 4, 512
+PROBE_ROWS = 2  # the two guidance rows of plain decoding
+PROBE_ROUNDS, PROBE_CALLS = 3, 5
+CLEARLY_FASTER = 0.9  # of the time of the reproducible kernel, else the probe keeps that one
+
+
+def plain_product(weight: Tensor) -> Product:
+    """`F.linear`."""
+    return lambda x: F.linear(x, weight)
+
+
+def transposed_product(weight: Tensor) -> Product:
+    """The product the other way round, weight first.
+
+    With two rows a float32 `F.linear` can take twice the time of one; this reads the weight
+    once. `x.T` is a view: a contiguous copy would be slower again.
+    """
+    return lambda x: (weight @ x.T).T
+
+
+def packed_product(weight: Tensor) -> Product:
+    """The weight laid out in oneDNN's own blocks, a copy. CPU only.
+
+    It rounds each row alike however many rows there are.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PROBE_ROWS)
+    run = torch.ops.mkldnn._linear_pointwise
+    return lambda x: run(x, packed, None, "none", [], "")
+
+
+def int8_product(weight: Tensor) -> Product:
+    """Weights in int8 with one scale for each output, activations in bfloat16."""
+    scale = weight.float().abs().amax(1).clamp(min=1e-12) / 127  # (out,)
+    rounded = (weight.float() / scale[:, None]).round().to(torch.int8)
+    scale = scale.to(torch.bfloat16)
+    return lambda x: torch._weight_int8pack_mm(x, rounded, scale)
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether `packed_product` takes this weight, on this machine."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight.dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def candidates(weight: Tensor) -> dict[str, Product]:
+    """The kernels that can multiply with `weight`, by name; the reproducible one first."""
+    result = {"packed": packed_product(weight)} if can_pack(weight) else {}
+    result["plain"] = plain_product(weight)
+    if weight.device.type == "cpu":
+        result["transposed"] = transposed_product(weight)
+    return result
+
+
+@torch.inference_mode()
+def fastest(weight: Tensor) -> tuple[str, Product]:
+    """The kernel with the least processor time for two rows, by a short trial.
+
+    The first candidate keeps its place unless another is clearly faster, so that noise on the
+    machine does not change which kernel, and so which rounding, a model is run with.
+    """
+    products = candidates(weight)
+    if len(products) == 1:
+        return next(iter(products.items()))
+    x = torch.ones(PROBE_ROWS, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    seconds: dict[str, list[float]] = {name: [] for name in products}
+    for _ in range(PROBE_ROUNDS + 1):  # the first round warms up
+        for name, product in products.items():
+            start = time.process_time()
+            for _ in range(PROBE_CALLS):
+                product(x)
+            seconds[name].append(time.process_time() - start)
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    first = next(iter(products))
+    best = min(medians, key=lambda name: medians[name])
+    if medians[best] > CLEARLY_FASTER * medians[first]:
+        best = first
+    return best, products[best]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One block, its projections fused."""
+
+    attention_norm: RMSNorm
+    mlp_norm: RMSNorm
+    qkv: Product
+    head_weight: Tensor  # (heads + kv heads, head_dim), float32
+    head_bias: Tensor
+    out: Product
+    gate_up: Product
+    down: Product
+
+
+class Engine:
+    """A transformer ready to decode.
+
+    Args:
+        model: in evaluation mode. Its projections become views of the fused weights, so they
+            are held once, except where a kernel needs a layout or a precision of its own.
+        image_ids: ids of the image codes in order; inside a picture only they are predicted.
+        precision: of the weights; None keeps the model's. With int8 the embedding, the norms and
+            the head stay in bfloat16, which also is the type of the activations.
+        reproducible: round every token alike however many are read in one pass, so that
+            decoding in parallel gives the ids of plain decoding to the last bit. Costs a little
+            time where tokens are read one by one. Only float32 on a CPU promises it.
+
+    Attributes:
+        passes: runs of the transformer so far.
+        kernels: name of the kernel of each kind of projection.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        image_ids: Tensor,
+        *,
+        precision: Precision | None = None,
+        reproducible: bool = True,
+    ) -> None:
+        own = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[model.lm_head.weight.dtype]
+        if precision is None:
+            precision = own  # type: ignore[assignment]  # both are members
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision is {', '.join(get_args(Precision))}, not {precision!r}")
+        self.config = model.config
+        self.device = model.device
+        self.precision: Precision = precision  # type: ignore[assignment]  # narrowed above
+        self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        self.reproducible = (
+            reproducible
+            and self.device.type == "cpu"
+            and can_pack(torch.empty(1, 1, dtype=self.dtype))
+        )
+        self.passes = 0
+        self.kernels: dict[str, str] = {}
+        self._probed: dict[tuple[int, ...], str] = {}
+        self._embedding = model.model.embed_tokens.weight.detach().to(self.dtype)
+        self._norm = self._cast_norm(model.model.norm)
+        self._layers = [self._layer(block) for block in model.model.layers]  # type: ignore[arg-type]  # ModuleList forgets that they are Blocks
+        head = model.lm_head.weight.detach().to(self.dtype)
+        self._head = plain_product(head)  # the text's; image codes have a smaller one
+        self._image_head = self._product("image head", head[image_ids.to(self.device)], keep=True)
+        self._cos = self._sin = torch.empty(0)
+        self._tabulate(self.config.max_position_embeddings)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the same ids come out however many tokens are read in one pass."""
+        return self.precision == "float32"
+
+    def cache(self, capacity: int) -> KVCache:
+        """An empty cache for one sequence of up to `capacity` tokens."""
+        if self.reproducible:  # whole blocks are read, so they must be there
+            capacity = -(-capacity // KEY_BLOCK) * KEY_BLOCK
+        return KVCache(self.config, capacity, device=self.device, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def hidden(self, rows: Sequence[Tensor], caches: Sequence[KVCache]) -> list[Tensor]:
+        """Final hidden states (T, hidden) of each row's new ids (T,); rows may differ in T.
+
+        The ids are appended to the row's cache, and positions count on from its length.
+
+        Raises:
+            ValueError: a cache has no room, or their number is not that of the rows.
+        """
+        if len(rows) != len(caches):
+            raise ValueError(f"{len(caches)} caches for {len(rows)} rows")
+        lengths = [len(row) for row in rows]
+        for row, cache in zip(rows, caches, strict=True):
+            if cache.length + len(row) > cache.capacity:
+                raise ValueError(
+                    f"{len(row)} more tokens do not fit a cache of {cache.capacity} "
+                    f"that holds {cache.length}"
+                )
+        places: list[Place] = [
+            slice(c.length, c.length + n) for c, n in zip(caches, lengths, strict=True)
+        ]
+        masks = [self._mask(cache.length, n) for cache, n in zip(caches, lengths, strict=True)]
+        hidden = self._run(rows, caches, places, masks)
+        for cache, n in zip(caches, lengths, strict=True):
+            cache.length += n
+        return hidden
+
+    @torch.inference_mode()
+    def hidden_at(
+        self, rows: Sequence[Tensor], caches: Sequence[KVCache], places: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """As `hidden`, with new ids anywhere: each row's at its `places` (T,) in its sequence.
+
+        A token sees what the cache holds before its place, as `KVCache.length` says, and what was
+        put at single places before its own since. The length does not change.
+        """
+        masks: list[Tensor | None] = []
+        for cache, at in zip(caches, places, strict=True):
+            cache.mark(at)
+            keys = torch.arange(cache.capacity, device=self.device)
+            seen = cache.held & (keys <= at[:, None])  # (T, capacity)
+            empty = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+            masks.append(empty.masked_fill(~seen, -torch.inf))
+        return self._run(rows, caches, places, masks)
+
+    @torch.inference_mode()
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """Logits (n, codes), float32, of the image codes alone, after hidden states (n, hidden)."""
+        return self._image_head(hidden).float()
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (n, vocab_size), float32, after hidden states (n, hidden)."""
+        return self._head(hidden).float()
+
+    # Loading
+
+    def _cast_norm(self, norm: RMSNorm) -> RMSNorm:
+        result = RMSNorm(norm.weight.numel(), norm.eps)
+        result.weight = torch.nn.Parameter(norm.weight.detach().to(self.dtype), requires_grad=False)
+        return result
+
+    def _product(self, kind: str, weight: Tensor, *, keep: bool = False) -> Product:
+        """The kernel for a weight: probed once for each shape. `keep` exempts it from int8."""
+        weight = weight.to(self.dtype)
+        if self.precision == "int8" and not keep:
+            name, product = "int8", int8_product(weight)
+        elif self.reproducible:
+            name, product = "packed", packed_product(weight)
+        elif (known := self._probed.get(tuple(weight.shape))) is not None:
+            name, product = known, candidates(weight)[known]
+        else:
+            name, product = fastest(weight)
+            self._probed[tuple(weight.shape)] = name
+        self.kernels[kind] = name
+        return product
+
+    def _layer(self, block: Block) -> _Layer:
+        attention, mlp = block.self_attn, block.mlp
+        qkv = _fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+        norms = [
+            (attention.q_norm, self.config.num_attention_heads),
+            (attention.k_norm, self.config.num_key_value_heads),
+        ]
+        return _Layer(
+            attention_norm=self._cast_norm(block.input_layernorm),
+            mlp_norm=self._cast_norm(block.post_attention_layernorm),
+            qkv=self._product("qkv", qkv),
+            head_weight=torch.cat([_for_heads(n, n.weight, heads) for n, heads in norms]),
+            head_bias=torch.cat([_for_heads(n, n.bias, heads) for n, heads in norms]),
+            out=self._product("out", attention.o_proj.weight.detach()),
+            gate_up=self._product("gate and up", _fuse([mlp.gate_proj, mlp.up_proj])),
+            down=self._product("down", mlp.down_proj.weight.detach()),
+        )
+
+    def _tabulate(self, length: int) -> None:
+        """Have rotary embeddings for `length` positions."""
+        if length <= len(self._cos):
+            return
+        positions = torch.arange(length, device=self.device)[None]
+        cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
+        self._cos, self._sin = cos[0], sin[0]
+
+    # Running
+
+    def _run(
+        self,
+        rows: Sequence[Tensor],
+        caches: Sequence[KVCache],
+        places: Sequence[Place],
+        masks: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """One pass: each row's ids at its places in its cache."""
+        self._tabulate(max(cache.capacity for cache in caches))
+        cos = torch.cat([self._cos[place] for place in places])  # (n, 1, head_dim)
+        sin = torch.cat([self._sin[place] for place in places])
+        lengths = [len(row) for row in rows]
+        x = F.embedding(torch.cat(list(rows)), self._embedding)  # (n, hidden)
+        for i, layer in enumerate(self._layers):
+            x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
+        self.passes += 1
+        return list(self._norm(x).split(lengths))
+
+    def _mask(self, start: int, n: int) -> Tensor | None:
+        """What `n` new tokens may see, (queries, keys) to add to the scores; None: everything.
+
+        In whole blocks where rounding is to be reproducible.
+        """
+        queries, keys = n, start + n
+        if self.reproducible:
+            queries = -(-n // QUERY_BLOCK) * QUERY_BLOCK
+            keys = -(-keys // KEY_BLOCK) * KEY_BLOCK
+        elif n == 1:
+            return None
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=self.device).tril(start)
+        return torch.zeros(queries, keys, dtype=self.dtype, device=self.device).masked_fill(
+            ~seen, -torch.inf
+        )
+
+    def _block(
+        self,
+        x: Tensor,
+        layer: _Layer,
+        index: int,
+        cos: Tensor,
+        sin: Tensor,
+        lengths: Sequence[int],
+        caches: Sequence[KVCache],
+        places: Sequence[Place],
+        masks: Sequence[Tensor | None],
+    ) -> Tensor:
+        """One block over the packed tokens `x` (n, hidden)."""
+        swin = self.config.swin_norm
+        qkv = layer.qkv(x if swin else layer.attention_norm(x))
+        h = layer.out(self._attend(qkv, layer, index, cos, sin, lengths, caches, places, masks))
+        x = x + (layer.attention_norm(h) if swin else h)
+        gate, up = layer.gate_up(x if swin else layer.mlp_norm(x)).chunk(2, dim=-1)
+        h = layer.down(F.silu(gate) * up)
+        return x + (layer.mlp_norm(h) if swin else h)
+
+    def _attend(
+        self,
+        qkv: Tensor,
+        layer: _Layer,
+        index: int,
+        cos: Tensor,
+        sin: Tensor,
+        lengths: Sequence[int],
+        caches: Sequence[KVCache],
+        places: Sequence[Place],
+        masks: Sequence[Tensor | None],
+    ) -> Tensor:
+        """Append each row's keys and values to its cache and attend to all of it: (n, hidden)."""
+        heads, shared = self.config.num_attention_heads, self.config.num_key_value_heads
+        dim = self.config.head_dim
+        qkv = qkv.view(len(qkv), -1, dim)  # (n, heads + 2 * kv heads, head_dim)
+        qk = F.layer_norm(qkv[:, : heads + shared].float(), (dim,), eps=QK_NORM_EPS)
+        qk = (qk * layer.head_weight + layer.head_bias).to(qkv.dtype)
+        q, k = rotate(qk, cos, sin).transpose(0, 1).split([heads, shared])  # (heads, n, head_dim)
+        v = qkv[:, heads + shared :].transpose(0, 1)
+        rows, at = [], 0
+        for n, cache, place, mask in zip(lengths, caches, places, masks, strict=True):
+            end = cache.length + n
+            keys, values = cache.keys[index], cache.values[index]
+            keys[:, place] = k[:, at : at + n]
+            values[:, place] = v[:, at : at + n]
+            queries = q[:, at : at + n]
+            if mask is not None:
+                queries = F.pad(queries, (0, 0, 0, len(mask) - n))
+                end = mask.shape[1]
+            attended = F.scaled_dot_product_attention(
+                queries[None],
+                keys[None, :, :end],
+                values[None, :, :end],
+                attn_mask=mask,
+                enable_gqa=heads != shared,
+            )[0]
+            rows.append(attended[:, :n].transpose(0, 1).reshape(n, -1))
+            at += n
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _fuse(projections: Sequence[torch.nn.Linear]) -> Tensor:
+    """One weight of several projections; they become views of it."""
+    fused = torch.cat([projection.weight.detach() for projection in projections])
+    parts = fused.split([projection.out_features for projection in projections])
+    for projection, part in zip(projections, parts, strict=True):
+        projection.weight = torch.nn.Parameter(part, requires_grad=False)
+    return fused
+
+
+def _for_heads(norm: HeadNorm, parameter: Tensor, heads: int) -> Tensor:
+    """A QK-norm parameter with one row for each head, float32."""
+    return parameter.detach().float().repeat_interleave(heads // norm.weight.shape[0], dim=0)
