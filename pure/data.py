@@ -78,7 +78,8 @@ class CropSampler:
 
     Larger photos are drawn more often (by the square root of their area), those on a plain
     background a third as often. The region cut is 1 to `max_reduction` times the crop size,
-    drawn log-uniformly, and reduced with an area filter, so textures come at many scales.
+    drawn log-uniformly, and reduced with an area filter, so textures come at many scales. A
+    photo smaller than the crop gives its largest square, enlarged.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class CropSampler:
         choice = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
         photo = self.photos[min(choice, len(self.photos) - 1)]
         H, W = photo.pixels.shape[:2]
-        largest = min(self.max_reduction, min(H, W) / self.size)
+        largest = max(1.0, min(self.max_reduction, min(H, W) / self.size))
         region = min(round(self.size * np.exp(rng.uniform(0, np.log(largest)))), H, W)
         top = int(rng.integers(H - region + 1))
         left = int(rng.integers(W - region + 1))
@@ -111,7 +112,8 @@ class CropSampler:
             pixels = pixels[:, ::-1]
         if region != self.size:
             image = Image.fromarray(np.ascontiguousarray(pixels))
-            pixels = np.asarray(image.resize((self.size, self.size), Image.Resampling.BOX))
+            resample = Image.Resampling.BOX if region > self.size else Image.Resampling.BICUBIC
+            pixels = np.asarray(image.resize((self.size, self.size), resample))
         return Crop(photo, np.ascontiguousarray(pixels))
 
 

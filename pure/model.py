@@ -53,14 +53,13 @@ CONFIGS = {
     "7b": TransformerConfig(),
     "nano": TransformerConfig(
         vocab_size=0,  # filled in from the vocabulary
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        model_parallel_size=3,  # QK-norm parameters of its own for every head
-        dropout=0.05,
-        max_position_embeddings=1024,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        model_parallel_size=4,  # QK-norm parameters of its own for every head
+        max_position_embeddings=4096,
     ),
 }
 

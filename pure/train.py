@@ -24,19 +24,26 @@ from torch import Tensor
 from pure import nano
 from pure.belief import TextTokenizer, label_text
 from pure.checkpoint import load_vq
-from pure.data import CropSampler, Pair, Photo, load_photos, make_pair
-from pure.grammar import Grammar
+from pure.grammar import Grid
 from pure.model import CONFIGS, Transformer
+from pure.pretokenise import PARTS, TrainingSequence, read_shard
+from pure.start import Pointer, initialise, start_as_copy
 from pure.vocab import Vocab
+from pure.vq import VQModel
 
 log = logging.getLogger(__name__)
 
 IGNORED = -100  # target of what is not trained on
-PARTS = ("label", "caption", "image")
 HELD_OUT_PAIRS = 48
-POINTING_CHANNELS, POINTING_STRENGTH = 12, 3.5
-# layer, head, and the row and column, from the cell to be written, of the cell it looks at first
-POINTED_HEADS = ((0, 0, 0, 0), (0, 1, 0, 1), (1, 0, 0, 0), (1, 1, 1, 0))
+
+
+def nano_pointers(label: int, caption: int) -> list[Pointer]:
+    """Where PURE-nano's heads look first, for texts of these lengths in tokens."""
+    around = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1)]
+    lq = [Pointer(i // 3, i % 3, "lq", row, column) for i, (row, column) in enumerate(around)]
+    above = [Pointer(0, 3, "answer", -1, 0), Pointer(1, 3, "answer", -1, 1)]
+    without = [Pointer(2, i, "lq", text=text) for i, text in enumerate((0, label, caption))]
+    return [*lq, *above, *without]
 
 
 @dataclass(frozen=True)
@@ -45,64 +52,42 @@ class SequenceTraining:
 
     Attributes:
         native: side of the pictures in a sequence, pixels.
-        heavy: share of pairs degraded by the preset "realesrgan", the others by "mild".
+        sequences: how many of the tokenised sequences there are to use; then the first comes again.
         unconditional: share of sequences that are the picture alone, which is what the
             guidance's second row reads.
         without_label, without_caption: share of answers that lack it, each.
-        pointed: 1 starts with some heads pointed at the poor picture (`point_head`), 0 without.
+        copier: 1 starts as `pure.start.start_as_copy`, 0 from noise.
+        text_weight: how often a target in label or caption counts.
+        compile: 1 compiles the transformer, which pays after a few hundred steps.
         z_loss: weight of the squared log-partition of the logits.
         ema: decay of the averaged weights that are saved for use.
     """
 
     size: str = "nano"
-    native: int = 128
-    batch: int = 8
-    steps: int = 4000
+    native: int = 256
+    sequences: int = 7680
+    batch: int = 2
+    steps: int = 3000
     lr: float = 1e-3
-    warm_up: int = 200
+    warm_up: int = 100
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
+    weight_decay: float = 0.02
     clip: float = 1.0
     z_loss: float = 1e-5
-    heavy: float = 0.6
-    unconditional: float = 0.1
-    without_label: float = 0.1
-    without_caption: float = 0.1
-    pointed: int = 1
+    unconditional: float = 0.08
+    without_label: float = 0.08
+    without_caption: float = 0.08
+    text_weight: float = 8.0
+    copier: int = 1
+    compile: int = 0
     ema: float = 0.998
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class TrainingSequence:
-    """One training sequence.
-
-    Attributes:
-        ids: the tokens.
-        parts: for each token the index into `PARTS` it is trained as, -1 for not at all.
-    """
-
-    ids: list[int]
-    parts: list[int]
-
-
-def build_sequence(
-    grammar: Grammar,
-    prompt: Sequence[int],
-    label: Sequence[int],
-    caption: Sequence[int],
-    codes: Tensor,
-) -> TrainingSequence:
-    """Prompt and answer; the prompt, its end-turn included, is not trained on."""
-    picture = [*grammar.image(codes), grammar.vocab.end_turn]
-    ids = [*prompt, *label, *caption, *picture]
-    parts = [-1] * len(prompt) + [0] * len(label) + [1] * len(caption) + [2] * len(picture)
-    return TrainingSequence(ids, parts)
-
-
-def collate(sequences: Sequence[TrainingSequence], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and parts (B, T), padded on the right with `pad` and -1."""
-    length = max(len(s.ids) for s in sequences)
+def collate(
+    sequences: Sequence[TrainingSequence], pad: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Ids and parts (B, length), padded on the right with `pad` and -1."""
     ids = torch.full((len(sequences), length), pad)
     parts = torch.full((len(sequences), length), -1)
     for row, sequence in enumerate(sequences):
@@ -111,8 +96,12 @@ def collate(sequences: Sequence[TrainingSequence], pad: int) -> tuple[Tensor, Te
     return ids, parts
 
 
-def losses(model: Transformer, ids: Tensor, parts: Tensor, z_loss: float) -> dict[str, Tensor]:
+def losses(
+    model: Transformer, ids: Tensor, parts: Tensor, z_loss: float, text_weight: float = 1.0
+) -> dict[str, Tensor]:
     """Cross-entropy in nats: "total" over all targets (with z-loss), and the mean by part.
+
+    A target in label or caption counts `text_weight` times in the total.
 
     Only positions that have a target go through the head.
     """
@@ -121,7 +110,9 @@ def losses(model: Transformer, ids: Tensor, parts: Tensor, z_loss: float) -> dic
     logits = model.logits(hidden[wanted])  # (N, V), float32
     targets, kinds = ids[:, 1:][wanted], parts[:, 1:][wanted]
     each = F.cross_entropy(logits, targets, reduction="none")
-    total = each.mean() + z_loss * torch.logsumexp(logits, -1).pow(2).mean()
+    weight = torch.where(kinds == PARTS.index("image"), 1.0, text_weight)
+    total = (each * weight).sum() / weight.sum()
+    total = total + z_loss * torch.logsumexp(logits, -1).pow(2).mean()
     means = {name: each[kinds == i].mean().detach() for i, name in enumerate(PARTS)}
     return {"total": total} | means
 
@@ -129,25 +120,17 @@ def losses(model: Transformer, ids: Tensor, parts: Tensor, z_loss: float) -> dic
 class Trainer:
     """Holds what a training run holds; `run` takes it to its last step."""
 
-    def __init__(self, settings: SequenceTraining, photos: Path, vq: Path, out: Path) -> None:
-        self.settings, self.out = settings, out
+    def __init__(self, settings: SequenceTraining, data: Path, vq: Path, out: Path) -> None:
+        self.settings, self.data, self.out = settings, data, out
         out.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
         self.device = self.accelerator.device
-        self.vq = load_vq(vq, device=self.device)
-        train = load_photos(photos, "train", min_side=settings.native)
-        self.known = nano.frequent_words(train)
-        self.names = nano.token_names(sorted(self.known), self.vq.config.codebook_size)
+        self.vq = load_vq(vq)
+        self.names = json.loads((data / "names.json").read_text())
         self.vocab = Vocab.from_names(self.names, len(self.names))
-        self.grammar = Grammar(self.vocab, self.vq.factor)
-        self.text = TextTokenizer(nano.tokenizer(self.names), self.vocab.text)
-        self.instruction = self.text.instruction()
         torch.manual_seed(settings.seed)  # initial weights only
-        config = replace(CONFIGS[settings.size], vocab_size=len(self.names))
-        self.model = Transformer(config)
-        initialise(self.model)
-        if settings.pointed:
-            self._point_heads()
+        self.model = Transformer(replace(CONFIGS[settings.size], vocab_size=len(self.names)))
+        self._start(self.names, self.vq)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -156,65 +139,65 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
         self.model, self.optimiser = self.accelerator.prepare(self.model, self.optimiser)
-        self.sampler = CropSampler(train, settings.native, seed=settings.seed)
-        held_out = load_photos(photos, "held_out", min_side=settings.native)
-        self.held_out = self._held_out_batch(held_out)
+        if settings.compile:
+            self.model.hidden = torch.compile(self.model.hidden, dynamic=False)
+        self._shards: dict[int, list[TrainingSequence]] = {}
+        held_out = [s for p in sorted((data / "held_out").glob("*.safetensors")) for s in read_shard(p)]
+        self.shard_size = 64
+        self.length = max(len(s.ids) for s in held_out)
+        self.held_out = collate(held_out[:HELD_OUT_PAIRS], self.vocab.pad, self.length)
         self.step = 0
         self._resume()
 
-    def _point_heads(self) -> None:
-        """Point some heads at the poor picture, over the text of the usual length."""
-        side = self.settings.native // self.vq.factor
-        words = self.text.answer(f"{label_text('small', 'small')} {nano.EXAMPLE}")
-        # from a token to the code that stands where the next one will: the rest of one picture,
-        # the end of the turn, the text, and the opening of the other
-        distance = side * (side + 1) + 2 + len(words) + 3 - 1
-        for layer, head, row, column in POINTED_HEADS:
-            point_head(self.model, layer, head, distance - row * (side + 1) - column)
+    def _start(self, names: dict[str, int], vq: VQModel) -> None:
+        """Initial weights: those of a copier (`pure.start`), unless the settings say otherwise."""
+        initialise(self.model)
+        if not self.settings.copier:
+            return
+        vocab = Vocab.from_names(names, len(names))
+        text = TextTokenizer(nano.tokenizer(names), vocab.text)
+        words = {
+            "label": len(text.answer(label_text("small", "small"))),
+            "caption": len(text.answer(f"{label_text('small', 'small')} {nano.EXAMPLE}")),
+        }
+        side = self.settings.native // vq.factor
+        label, both = words["label"], words["caption"]
+        start_as_copy(
+            self.model,
+            vocab.codes,
+            vq.quantize.unit(),
+            nano_pointers(label, both - label),
+            Grid(side, side),
+            both,
+        )
 
     # Data
-
-    def _encode(self, pictures: list[np.ndarray]) -> Tensor:
-        x = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)  # (B, 3, H, W)
-        with self.accelerator.autocast():
-            return self.vq.encode(x.to(self.device).float() / 255).cpu()
-
-    def _sequences(
-        self, pairs: list[Pair], rng: np.random.Generator | None
-    ) -> list[TrainingSequence]:
-        """Sequences of pairs; with a generator some lack label, caption or prompt."""
-        s = self.settings
-        codes = self._encode([p.lq for p in pairs] + [p.crop.pixels for p in pairs])
-        lq_codes, gt_codes = codes.split(len(pairs))
-        result = []
-        for pair, lq, gt in zip(pairs, lq_codes, gt_codes, strict=True):
-            caption = nano.caption(pair.crop.photo, pair.crop.pixels, self.known)
-            drop = rng.random(3) if rng else np.ones(3)
-            label_ids = [] if drop[0] < s.without_label else self.text.answer(pair.label)
-            caption_ids = [] if drop[1] < s.without_caption else self.text.answer(caption)
-            prompt = self.grammar.prompt(self.instruction, lq)
-            if drop[2] < s.unconditional:
-                prompt, label_ids, caption_ids = [], [], []
-            result.append(build_sequence(self.grammar, prompt, label_ids, caption_ids, gt))
-        return result
-
-    def _pair(self, sampler: CropSampler, index: int, seed: int) -> Pair:
-        heavy = np.random.default_rng([self.settings.seed, 11, index]).random()
-        preset = "realesrgan" if heavy < self.settings.heavy else "mild"
-        return make_pair(sampler.crop(index), seed, preset)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Training batch number `step`, a function of it alone."""
         s = self.settings
-        indices = range(step * s.batch, (step + 1) * s.batch)
-        pairs = [self._pair(self.sampler, i, seed=i) for i in indices]
         rng = np.random.default_rng([s.seed, 13, step])
-        return collate(self._sequences(pairs, rng), self.vocab.pad)
+        sequences = [
+            self._drop(self._sequence(i), rng) for i in range(step * s.batch, (step + 1) * s.batch)
+        ]
+        return collate(sequences, self.vocab.pad, self.length)
 
-    def _held_out_batch(self, photos: list[Photo]) -> tuple[Tensor, Tensor]:
-        sampler = CropSampler(photos, self.settings.native, seed=1)
-        pairs = [self._pair(sampler, i, seed=10**9 + i) for i in range(HELD_OUT_PAIRS)]
-        return collate(self._sequences(pairs, None), self.vocab.pad)
+    def _drop(self, sequence: TrainingSequence, rng: np.random.Generator) -> TrainingSequence:
+        s, drop = self.settings, rng.random(3)
+        if drop[2] < s.unconditional:
+            return sequence.without(-1, 0, 1)
+        left_out = [0] * (drop[0] < s.without_label) + [1] * (drop[1] < s.without_caption)
+        return sequence.without(*left_out)
+
+    def _sequence(self, index: int) -> TrainingSequence:
+        index %= self.settings.sequences
+        shard, place = divmod(index, self.shard_size)
+        if shard not in self._shards:
+            path = self.data / "train" / f"{shard:05d}.safetensors"
+            while not path.exists():
+                time.sleep(2)
+            self._shards = {shard: read_shard(path)}
+        return self._shards[shard][place]
 
     # Training
 
@@ -255,7 +238,6 @@ class Trainer:
             notes={
                 "training": asdict(self.settings),
                 "step": self.step,
-                "photos": len(self.sampler.photos),
             },
         )
 
@@ -270,7 +252,7 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(s.seed * 1_000_003 + self.step)
             with self.accelerator.autocast():
-                result = losses(self.model, ids, parts, s.z_loss)
+                result = losses(self.model, ids, parts, s.z_loss, s.text_weight)
         if not torch.isfinite(result["total"]):
             raise FloatingPointError(f"the loss is {result['total'].item()} at step {self.step}")
         self.accelerator.backward(result["total"])
@@ -291,7 +273,7 @@ class Trainer:
         model.load_state_dict(self.average)
         sums = dict.fromkeys(PARTS, 0.0)
         ids, parts = self.held_out
-        chunks = list(zip(ids.split(8), parts.split(8), strict=True))
+        chunks = list(zip(ids.split(4), parts.split(4), strict=True))
         for chunk_ids, chunk_parts in chunks:
             with self.accelerator.autocast():
                 result = losses(model, chunk_ids.to(self.device), chunk_parts.to(self.device), 0)
@@ -328,48 +310,10 @@ class Trainer:
             writer.writerow(row)
 
 
-def initialise(model: Transformer) -> None:
-    """Normal weights of 0.02; the last layer of each residual branch less, by depth."""
-    depth = model.config.num_hidden_layers
-    for name, parameter in model.named_parameters():
-        if name.endswith(("proj.weight", "lm_head.weight", "embed_tokens.weight")):
-            deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = 0.02 / math.sqrt(2 * depth) if deep else 0.02
-            torch.nn.init.normal_(parameter, std=std)
-
-
-def point_head(model: Transformer, layer: int, head: int, distance: int) -> None:
-    """Let a head look `distance` tokens back, whatever stands there, until it learns otherwise.
-
-    What a code restores stands a fixed distance before it: the poor picture's code of the same
-    cell. Finding that out is most of what a short training run does (measured; see
-    docs/decisions), so some heads start with it, through the biases of the QK-norms: rotary
-    embeddings turn them apart by the distance, and the fast channels alone make a sharp peak.
-
-    Raises:
-        ValueError: heads share their QK-norm parameters, so one cannot be set alone.
-    """
-    config = model.config
-    if config.model_parallel_size != config.num_attention_heads:
-        raise ValueError("a head can be pointed only where every head has its own QK-norm row")
-    half = config.head_dim // 2
-    fast = torch.arange(min(POINTING_CHANNELS, half))
-    angle = distance * config.rope_theta ** (-fast / half)
-    attention = model.model.layers[layer].get_submodule("self_attn")
-    query, key = attention.get_submodule("q_norm"), attention.get_submodule("k_norm")
-    with torch.no_grad():
-        for norm in (query, key):
-            norm.get_parameter("weight")[head] = 0.1
-            norm.get_parameter("bias")[head] = 0.0
-        key.get_parameter("bias")[head, fast] = POINTING_STRENGTH
-        query.get_parameter("bias")[head, fast] = POINTING_STRENGTH * angle.cos()
-        query.get_parameter("bias")[head, half + fast] = -POINTING_STRENGTH * angle.sin()
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, default=Path("data/photos"))
+    parser.add_argument("--data", type=Path, default=Path("data/sequences"))
     parser.add_argument("--vq", type=Path, default=Path("runs/vq"), help="folder of vq.safetensors")
     parser.add_argument("--out", type=Path, default=Path("runs/sequences"))
     defaults = {k: v for k, v in asdict(SequenceTraining()).items() if k != "betas"}
@@ -379,7 +323,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = SequenceTraining(**{name: arguments[name] for name in defaults})
     log.info(json.dumps(asdict(settings)))
-    Trainer(settings, arguments["photos"], arguments["vq"], arguments["out"]).run()
+    Trainer(settings, arguments["data"], arguments["vq"], arguments["out"]).run()
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ class VQTraining:
             it grows to that over the first quarter of these steps.
         lq_share: share of crops that are degraded and enlarged again; the tokenizer reads
             low-quality pictures too.
+        vivid_share: share of crops whose hue is turned and saturation raised: photographs hold
+            few saturated colours, and a code book made from them alone has none to show.
         coarse: weight of the L1 distance of 4× reduced pictures, which carry the colour.
         perceptual: weight of the distance of SqueezeNet features; 0 turns it off.
         commitment: weight of the encoder's pull towards its code.
@@ -66,6 +68,7 @@ class VQTraining:
     warm_up: int = 30
     latent_noise: float = 0.03
     lq_share: float = 0.2
+    vivid_share: float = 0.0
     coarse: float = 1.0
     perceptual: float = 0.2
     commitment: float = 0.25
@@ -119,9 +122,21 @@ def batch_pixels(sampler: CropSampler, step: int, settings: VQTraining) -> Tenso
             lq, _ = synthesise(pixels, "realesrgan", seed=i)
             enlarged = Image.fromarray(lq).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)
             pixels = np.asarray(enlarged)
-        pictures.append(pixels)
+        pictures.append(vivid(pixels, settings, i))
     x = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)  # (B, 3, H, W)
     return x.float() / 127.5 - 1
+
+
+def vivid(pixels: np.ndarray, settings: VQTraining, index: int) -> np.ndarray:
+    """A share of pictures, uint8 (H, W, 3), in stronger and other colours; the others as they are."""
+    rng = np.random.default_rng([settings.seed, 17, index])
+    if rng.random() >= settings.vivid_share:
+        return pixels
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float32)
+    if rng.random() < 0.5:
+        hsv[..., 0] = (hsv[..., 0] + rng.uniform(0, 256)) % 256
+    hsv[..., 1] = np.minimum(hsv[..., 1] * rng.uniform(1, 3), 255)
+    return np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"))
 
 
 @torch.no_grad()
@@ -407,6 +422,7 @@ class VQTrainer:
         while self.step < self.settings.steps:
             if self.step == self.settings.autoencoder_steps and not self.settings.decoder_only:
                 self._make_codebook()
+                self._save()
             started = time.monotonic()
             row = {"step": self.step} | self._train_step()
             row["seconds"] = time.monotonic() - started
