@@ -118,7 +118,9 @@ def start_as_copy(
     config = model.config
     looks, D = code_vectors.shape[1], config.hidden_size
     if (len(pointers) + 1) * looks > D or looks > config.head_dim:
-        raise ValueError(f"{len(pointers)} pointers of {looks} directions do not fit a width of {D}")
+        raise ValueError(
+            f"{len(pointers)} pointers of {looks} directions do not fit a width of {D}"
+        )
     basis = torch.linalg.qr(torch.randn(D, D)).Q
     own, *written = basis.T.split(looks)[: len(pointers) + 1]  # each (looks, D)
     ids = torch.tensor(code_ids)
