@@ -22,7 +22,14 @@ import numpy as np
 import torch
 
 from pure.data import Crop
-from pure.pairs import PhotoFile, add_rank_arguments, folder_argument, photo_files, read_upright
+from pure.pairs import (
+    PairsError,
+    PhotoFile,
+    add_rank_arguments,
+    folder_argument,
+    photo_files,
+    read_upright,
+)
 
 log = logging.getLogger(__name__)
 
@@ -243,14 +250,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     gpus = torch.cuda.device_count()
     device = arguments.device or (f"cuda:{arguments.rank % gpus}" if gpus else "cpu")
-    write_captions(
-        LlavaCaptioner(arguments.model, arguments.question, device=device),
-        photo_files(arguments.gt),
-        arguments.out,
-        batch=arguments.batch,
-        rank=arguments.rank,
-        ranks=arguments.ranks,
-    )
+    try:
+        files = photo_files(arguments.gt)
+        write_captions(
+            LlavaCaptioner(arguments.model, arguments.question, device=device),
+            files,
+            arguments.out,
+            batch=arguments.batch,
+            rank=arguments.rank,
+            ranks=arguments.ranks,
+        )
+    except (CaptionError, PairsError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BAKED = 1000  # pairs in one folder
 
 
+class PairsError(ValueError):
+    """Photographs or pairs cannot be used as asked; the message says why."""
+
+
 @dataclass(frozen=True)
 class PairSettings:
     """How pairs are made of crops.
@@ -90,16 +94,16 @@ def photo_files(folders: Iterable[tuple[Path, int | None]]) -> list[PhotoFile]:
         folders: each with how many of its first photographs to take, None for all.
 
     Raises:
-        ValueError: a folder holds none, or two folders have one name.
+        PairsError: a folder holds none, or two folders have one name.
     """
     folders = list(folders)
     if len({folder.name for folder, _ in folders}) < len(folders):
-        raise ValueError("two of the folders have the same name, so their photos would, too")
+        raise PairsError("two of the folders have the same name, so their photos would, too")
     files = []
     for folder, limit in folders:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS)[:limit]
         if not paths:
-            raise ValueError(f"there is no photograph in {folder}")
+            raise PairsError(f"there is no photograph in {folder}")
         names = (path.relative_to(folder).as_posix() for path in paths)
         files += [PhotoFile(f"{folder.name}/{n}", p) for n, p in zip(names, paths, strict=True)]
     return files
@@ -135,7 +139,7 @@ class FolderCrops:
         """Crop number `index`.
 
         Raises:
-            ValueError: no file can be read.
+            PairsError: no file can be read.
         """
         rng = np.random.default_rng([self.seed, index])
         photo = self._photo(index % len(self.files))
@@ -156,20 +160,20 @@ class FolderCrops:
                 return Photo(file.id, "", (), False, read_upright(file.path))
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 log.warning("%s cannot be read (%s): taking the one before it", file.path, error)
-        raise ValueError(f"none of the {len(self.files)} photographs can be read")
+        raise PairsError(f"none of the {len(self.files)} photographs can be read")
 
 
 class BakedPairs:
     """Pairs written by `bake`.
 
     Raises:
-        ValueError: the folder is not complete.
+        PairsError: the folder is not complete.
     """
 
     def __init__(self, folder: Path) -> None:
         description = folder / "pairs.json"
         if not description.exists():
-            raise ValueError(f"{folder} has no pairs.json: it is not, or not completely, baked")
+            raise PairsError(f"{folder} has no pairs.json: it is not, or not completely, baked")
         self.folder = folder
         self.description = json.loads(description.read_text())
         self._records: dict[int, list[dict[str, Any]]] = {}
@@ -207,7 +211,7 @@ def bake(
     of; `pairs.json` repeats it and is written when all blocks are there.
 
     Raises:
-        ValueError: the folder holds pairs made otherwise.
+        PairsError: the folder holds pairs made otherwise.
     """
     out.mkdir(parents=True, exist_ok=True)
     blocks = -(-count // BAKED)
@@ -240,7 +244,7 @@ def bake(
 def _check_same(there: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if there != wanted:
         changed = sorted(k for k in there.keys() | wanted.keys() if there.get(k) != wanted.get(k))
-        raise ValueError(
+        raise PairsError(
             f"{path} was made with another {', '.join(changed)}; remove it or use another folder"
         )
 
@@ -279,16 +283,19 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = PairSettings(**{name: arguments[name] for name in defaults})
-    files = photo_files(arguments["gt"])
-    description = {"settings": asdict(settings), "photos": len(files), "list": list_hash(files)}
-    bake(
-        MadePairs(FolderCrops(files, settings.size, seed=settings.seed), settings),
-        arguments["passes"] * len(files),
-        arguments["out"],
-        description,
-        rank=arguments["rank"],
-        ranks=arguments["ranks"],
-    )
+    try:
+        files = photo_files(arguments["gt"])
+        description = {"settings": asdict(settings), "photos": len(files), "list": list_hash(files)}
+        bake(
+            MadePairs(FolderCrops(files, settings.size, seed=settings.seed), settings),
+            arguments["passes"] * len(files),
+            arguments["out"],
+            description,
+            rank=arguments["rank"],
+            ranks=arguments["ranks"],
+        )
+    except PairsError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from torch import Tensor
 from imaging.degrade import Thresholds
 from pure import nano
 from pure.belief import TextTokenizer
-from pure.captions import Captions, read_captions
+from pure.captions import CaptionError, Captions, read_captions
 from pure.checkpoint import (
     CheckpointError,
     Tokenizers,
@@ -39,12 +39,13 @@ from pure.checkpoint import (
 )
 from pure.data import Crop, CropSampler, KnownLabels, Labeller, Pair, Split, label, load_photos
 from pure.dem import THRESHOLDS as ESTIMATOR_THRESHOLDS
-from pure.dem import EstimatedLabels, load_estimator
+from pure.dem import EstimatedLabels, EstimatorError, load_estimator
 from pure.grammar import Grammar
 from pure.pairs import (
     BakedPairs,
     FolderCrops,
     MadePairs,
+    PairsError,
     PairSettings,
     PairSource,
     add_rank_arguments,
@@ -488,7 +489,7 @@ def main() -> None:
     device = torch.device(arguments["device"] or (f"cuda:{rank % gpus}" if gpus else "cpu"))
     try:
         material, shards = _material(settings, arguments, device)
-    except (DataSetError, CheckpointError) as error:
+    except (CaptionError, CheckpointError, DataSetError, EstimatorError, PairsError) as error:
         parser.error(str(error))
     shards = arguments["shards"] or shards
     out = arguments["out"]

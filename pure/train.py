@@ -285,6 +285,8 @@ class Trainer:
 
     Raises:
         TrainingError: settings, data, start and processes do not go together.
+        DataSetError: there are no tokenised sequences.
+        CheckpointError: the tokenizer or the checkpoint to start from cannot be read.
     """
 
     def __init__(
@@ -311,7 +313,7 @@ class Trainer:
         self.vocab = Vocab.from_names(self.names, config.vocab_size)
         # one length for all batches where they come as given, so that compiling happens once
         fixed = max(len(pair.ids) for pair in pairs)
-        self.length = fixed if settings.order == "given" else None
+        self.length = fixed if settings.order == "given" else 0
         self.limit = config.max_position_embeddings
         self.held_out = pairs
         self._plan_steps()
@@ -446,7 +448,7 @@ class Trainer:
         ]
 
     def _length(self, sequences: Sequence[TrainingSequence]) -> int:
-        return min(self.limit, self.length or max(len(s.ids) for s in sequences))
+        return min(self.limit, max(self.length, *(len(s.ids) for s in sequences)))
 
     def _drop(self, sequence: TrainingSequence, drop: np.ndarray) -> TrainingSequence:
         s = self.settings

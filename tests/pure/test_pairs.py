@@ -218,3 +218,10 @@ def test_the_command_bakes_a_share_of_a_launcher(folders, tmp_path, monkeypatch)
     description = json.loads((tmp_path / "pairs.json").read_text())
     assert (description["photos"], description["pairs"]) == (4, 4)
     assert description["settings"]["size"] == 32
+
+
+def test_a_folder_without_photos_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pairs", "--gt", str(tmp_path), "--out", str(tmp_path / "x")])
+    with pytest.raises(SystemExit):
+        pairs.main()
+    assert "there is no photograph in" in capsys.readouterr().err

@@ -266,6 +266,8 @@ def test_labels_by_the_estimator_are_in_the_card(command, photos_folder, vq_fold
         (("--gt", "x"), "need a --vocabulary"),
         (("--vocabulary", "x", "--gt", "y"), "needs --captions, and either --gt or --baked"),
         (("--vocabulary", "x", "--captions", "y"), "needs --captions, and either"),
+        (("--vocabulary", "x", "--captions", "y.csv", "--gt", "z"), "cannot be read as captions"),
+        (("--dem", "x.pth"), "cannot be read as weights"),
     ],
 )
 def test_what_does_not_go_together_is_said(command, capsys, arguments, message):

@@ -104,9 +104,10 @@ def test_a_step_of_the_7b_model_takes_what_was_planned():
         assert measured[what] == getattr(planned, what)
     # each process has a 32nd of 7,080,267,776 parameters and what little does not divide
     assert measured["parameters"] == pytest.approx(4 * 7_080_267_776 / 32, rel=1e-4)
-    # the first step's peak comes before Adam has its moments
+    # the first step's peak comes before Adam has its moments; the plan adds up what is not all
+    # there at once, so it is more, but not twice as much
     peak = measured["peak"] + measured["moments"]
-    assert 0.75 * planned.total < peak < planned.total
+    assert 0.6 * planned.total < peak < planned.total
 
 
 def test_the_7b_model_has_the_released_number_of_parameters():

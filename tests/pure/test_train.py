@@ -180,6 +180,16 @@ def test_sequences_come_as_given_and_then_again(trainer):
     assert [run.indices(step) for step in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
 
 
+def test_a_sequence_longer_than_the_held_out_ones_is_not_cut(trainer, monkeypatch):
+    run = trainer(**WHOLE)
+    long = TrainingSequence([5] * (run.length + 7), [2] * (run.length + 7))
+    monkeypatch.setattr(run.train_set, "sequence", lambda index: long)
+    [(ids, _)] = run.batch(0)
+    assert ids.shape == (3, run.length + 7)
+    run.limit = 20  # what the model was made for
+    assert run.batch(0)[0][0].shape == (3, 20)
+
+
 def test_an_epoch_in_clusters_has_every_sequence_once_and_the_next_is_mixed_anew(trainer):
     run = trainer(order="clustered", batch=4)
     assert run.per_epoch == len(run.train_set) // 4 == 6
