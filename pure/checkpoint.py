@@ -40,6 +40,20 @@ class CheckpointError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Tokenizers:
+    """What turns text and pictures into tokens of one vocabulary, and back.
+
+    Attributes:
+        names: name to id of every token.
+    """
+
+    names: Mapping[str, int]
+    grammar: Grammar
+    text: TextTokenizer
+    vq: VQModel
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Everything that speaks one vocabulary, loaded.
 
@@ -91,29 +105,45 @@ def load(
     folder = find(path_or_id)
     config_json = _read_json(folder / "config.json")
     config = transformer_config(config_json)
-    vocab = _vocab(folder, config_json, config.vocab_size)
     with torch.device("meta"):
         model = Transformer(config)
-    _stream(model, _shards(folder), device=device, dtype=dtype, ignored=IGNORED_PREFIXES)
+    tokenizers = load_tokenizers(folder, device=device)
+    _stream(model, weight_files(folder), device=device, dtype=dtype, ignored=IGNORED_PREFIXES)
+    settings = config_json.get("pure", {})
+    is_nano = folder.resolve() == NANO.resolve()
+    return Checkpoint(
+        name=NANO_NAME if is_nano else settings.get("name", str(path_or_id)),
+        model=model.eval().requires_grad_(False),
+        vq=tokenizers.vq,
+        grammar=tokenizers.grammar,
+        text=tokenizers.text,
+        # 512 is what the released model was trained at; ours says in its config.
+        native=int(settings.get("native_pixels", 512)),
+        text_limit=int(settings.get("text_limit", 512)),
+        photos=settings.get("photos"),
+    )
+
+
+def load_tokenizers(folder: Path, *, device: torch.device | str = "cpu") -> Tokenizers:
+    """The vocabulary, text tokenizer and VQ tokenizer of a checkpoint folder, without its weights.
+
+    Raises:
+        CheckpointError: a file is missing, or they contradict each other.
+    """
+    config_json = _read_json(folder / "config.json")
+    names = read_names(folder)
+    try:
+        vocab = Vocab.from_names(names, transformer_config(config_json).vocab_size)
+    except VocabularyError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     vq = load_vq(folder, device=device)
     if vq.config.codebook_size != len(vocab.codes):
         raise CheckpointError(
             f"the tokenizer in {folder} has {vq.config.codebook_size} codes, "
             f"the vocabulary {len(vocab.codes)}"
         )
-    settings = config_json.get("pure", {})
-    is_nano = folder.resolve() == NANO.resolve()
-    return Checkpoint(
-        name=NANO_NAME if is_nano else settings.get("name", str(path_or_id)),
-        model=model.eval().requires_grad_(False),
-        vq=vq,
-        grammar=Grammar(vocab, vq.factor),
-        text=_text(folder / "tokenizer.json", vocab),
-        # 512 is what the released model was trained at; ours says in its config.
-        native=int(settings.get("native_pixels", 512)),
-        text_limit=int(settings.get("text_limit", 512)),
-        photos=settings.get("photos"),
-    )
+    text = _text(folder / "tokenizer.json", vocab)
+    return Tokenizers(names, Grammar(vocab, vq.factor), text, vq)
 
 
 def find(path_or_id: str | Path) -> Path:
@@ -140,6 +170,11 @@ def find(path_or_id: str | Path) -> Path:
             f"{name} could not be fetched from the hub ({type(error).__name__}). Check the name "
             "and the connection, or download it elsewhere and give its folder."
         ) from error
+
+
+def read_config(folder: Path) -> TransformerConfig:
+    """The configuration of a checkpoint folder; see `transformer_config`."""
+    return transformer_config(_read_json(folder / "config.json"))
 
 
 def transformer_config(config: Mapping[str, Any]) -> TransformerConfig:
@@ -192,20 +227,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _vocab(folder: Path, config: Mapping[str, Any], size: int) -> Vocab:
-    """By name from the config, else from the tokenizer, as newer releases may drop the map."""
-    names = config.get("vocabulary_map")
-    if not names:
-        tokenizer = _read_json(folder / "tokenizer.json")
-        try:
-            names = dict(tokenizer["model"]["vocab"])
-            names |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder}/tokenizer.json lists no vocabulary") from error
+def read_names(folder: Path) -> dict[str, int]:
+    """Name to id of every token: from the config, else, as newer releases may, the tokenizer.
+
+    Raises:
+        CheckpointError: neither lists them.
+    """
+    if names := _read_json(folder / "config.json").get("vocabulary_map"):
+        return names
+    tokenizer = _read_json(folder / "tokenizer.json")
     try:
-        return Vocab.from_names(names, size)
-    except VocabularyError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        names = dict(tokenizer["model"]["vocab"])
+        return names | {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}/tokenizer.json lists no vocabulary") from error
 
 
 def _text(path: Path, vocab: Vocab) -> TextTokenizer:
@@ -216,7 +251,7 @@ def _text(path: Path, vocab: Vocab) -> TextTokenizer:
         raise CheckpointError(f"{path} is no tokenizer: {error}") from error
 
 
-def _shards(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The weight files, and only those the index names."""
     if (folder / INDEX).exists():
         weight_map = _read_json(folder / INDEX).get("weight_map")

@@ -1,20 +1,30 @@
-"""Photographs to training material: crops, low-quality/reference pairs, token sequences.
+"""Photographs to training material: crops, and pairs of a crop and its degraded version.
 
 Every draw is a pure function of a seed and an index, so a run that was interrupted continues
-with exactly the data it would have seen. Knows the photo folder `python -m tools.photos` writes;
-knows nothing of networks.
+with exactly the data it would have seen. Knows the photo folder `python -m tools.photos` writes
+(`pure.pairs` reads any other); knows nothing of networks.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
-from imaging.degrade import levels, scores, synthesise
+from imaging.degrade import (
+    PRESETS,
+    THRESHOLDS,
+    DegradationParameters,
+    DegradationScores,
+    Thresholds,
+    levels,
+    scores,
+    synthesise,
+    usm_sharpen,
+)
 from pure.belief import label_text
 
 Split = Literal["train", "held_out"]
@@ -78,7 +88,8 @@ class CropSampler:
 
     Larger photos are drawn more often (by the square root of their area), those on a plain
     background a third as often. The region cut is 1 to `max_reduction` times the crop size,
-    drawn log-uniformly, and reduced with an area filter, so textures come at many scales.
+    drawn log-uniformly, and reduced with an area filter, so textures come at many scales. A
+    photo smaller than the crop gives its largest square, enlarged.
     """
 
     def __init__(
@@ -102,7 +113,7 @@ class CropSampler:
         choice = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
         photo = self.photos[min(choice, len(self.photos) - 1)]
         H, W = photo.pixels.shape[:2]
-        largest = min(self.max_reduction, min(H, W) / self.size)
+        largest = max(1.0, min(self.max_reduction, min(H, W) / self.size))
         region = min(round(self.size * np.exp(rng.uniform(0, np.log(largest)))), H, W)
         top = int(rng.integers(H - region + 1))
         left = int(rng.integers(W - region + 1))
@@ -111,22 +122,78 @@ class CropSampler:
             pixels = pixels[:, ::-1]
         if region != self.size:
             image = Image.fromarray(np.ascontiguousarray(pixels))
-            pixels = np.asarray(image.resize((self.size, self.size), Image.Resampling.BOX))
+            resample = Image.Resampling.BOX if region > self.size else Image.Resampling.BICUBIC
+            pixels = np.asarray(image.resize((self.size, self.size), resample))
         return Crop(photo, np.ascontiguousarray(pixels))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A crop, its degraded version enlarged again, and the label that is true of it."""
+    """A crop and its degraded version.
+
+    Attributes:
+        crop: the reference, sharpened if the recipe says so.
+        small: uint8 (size / 4, size / 4, 3) RGB, as degraded.
+        parameters: what was done to get it.
+    """
 
     crop: Crop
-    lq: np.ndarray  # uint8 (size, size, 3) RGB, enlarged to the size of the reference
-    label: str
+    small: np.ndarray
+    parameters: DegradationParameters
+
+    @property
+    def lq(self) -> np.ndarray:
+        """The degraded picture enlarged to the reference's size, uint8 (size, size, 3) RGB."""
+        size = self.crop.pixels.shape[1::-1]
+        enlarged = Image.fromarray(self.small).resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(enlarged)
 
 
-def make_pair(crop: Crop, seed: int, preset: str) -> Pair:
-    """Degrade a crop four times smaller by a preset of `imaging.degrade`, and enlarge it."""
-    small, parameters = synthesise(crop.pixels, preset, seed)
-    size = crop.pixels.shape[1::-1]
-    enlarged = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-    return Pair(crop, np.asarray(enlarged), label_text(*levels(scores(parameters))))
+def make_pair(crop: Crop, seed: int, preset: str, *, sharpen: bool = False) -> Pair:
+    """Degrade a crop four times smaller by a preset of `imaging.degrade`.
+
+    Args:
+        crop: the reference.
+        seed: of everything drawn.
+        preset: a name in `imaging.degrade.PRESETS`.
+        sharpen: sharpen the reference first where the preset expects that. SeeSR does, and
+            trains towards the sharpened one.
+    """
+    if sharpen and PRESETS[preset].sharpen_gt:
+        crop = Crop(crop.photo, usm_sharpen(crop.pixels))
+    return Pair(crop, *synthesise(crop.pixels, preset, seed))
+
+
+class Labeller(Protocol):
+    """Says how strong a degradation is, and where small, medium and large part."""
+
+    @property
+    def source(self) -> str:
+        """What the scores are, for a data set's card."""
+        ...
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """In the scores' unit."""
+        ...
+
+    def scores(self, pair: Pair) -> DegradationScores:
+        """Scores of a pair's degraded picture."""
+        ...
+
+
+class KnownLabels:
+    """Labels from the parameters the degradation was made with; true by construction."""
+
+    source = "parameters of the synthetic degradation"
+
+    def __init__(self, thresholds: Thresholds = THRESHOLDS) -> None:
+        self.thresholds = thresholds
+
+    def scores(self, pair: Pair) -> DegradationScores:
+        return scores(pair.parameters)
+
+
+def label(pair: Pair, labeller: Labeller) -> str:
+    """The degradation label of a pair, in the paper's wording."""
+    return label_text(*levels(labeller.scores(pair), labeller.thresholds))

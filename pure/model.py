@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 QK_NORM_EPS = 1e-5  # fixed in Chameleon, independent of rms_norm_eps
 
@@ -53,14 +54,13 @@ CONFIGS = {
     "7b": TransformerConfig(),
     "nano": TransformerConfig(
         vocab_size=0,  # filled in from the vocabulary
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        model_parallel_size=3,  # QK-norm parameters of its own for every head
-        dropout=0.05,
-        max_position_embeddings=1024,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        model_parallel_size=4,  # QK-norm parameters of its own for every head
+        max_position_embeddings=4096,
     ),
 }
 
@@ -295,11 +295,17 @@ class Stack(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits."""
+    """Token ids to logits.
+
+    Attributes:
+        recompute: keep only what enters each block, and run it again in the backward pass; slower
+            by about a third, and a training on long sequences may not fit otherwise.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.model = Stack(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -337,7 +343,10 @@ class Transformer(nn.Module):
         x = self.model.embed_tokens(ids)
         cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for i, block in enumerate(self.model.layers):
-            x = block(x, cos, sin, i, caches)
+            if self.recompute:
+                x = checkpoint(block, x, cos, sin, i, caches, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, i, caches)
         for cache in caches or ():
             cache.length += T
         return self.model.norm(x)

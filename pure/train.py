@@ -1,385 +1,783 @@
 """Train the transformer on sequences: prompt with the poor picture, answer with the good one.
 
-The layout, label masking and loss are the paper's; the defaults are PURE-nano's. Pairs are
-made while training, each batch a function of its step, so a run resumes exactly.
-Command: `python -m pure.train --help`.
+The layout, label masking and loss are the paper's. One set of code trains PURE-nano on a laptop
+and the 7B model on 32 GPUs; what differs is `PRESETS`. Each batch is a function of its step, so a
+run resumes exactly, and a step is the same however many processes share it.
+
+    python -m pure.train                                  # PURE-nano
+    accelerate launch -m pure.train --preset paper --start GROWN ...
+
+docs/training.md has the paper's commands in full, with their memory and time.
 """
 
 import argparse
-import csv
 import json
 import logging
 import math
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from pure import nano
 from pure.belief import TextTokenizer, label_text
-from pure.checkpoint import load_vq
-from pure.data import CropSampler, Pair, Photo, load_photos, make_pair
-from pure.grammar import Grammar
-from pure.model import CONFIGS, Transformer
+from pure.checkpoint import (
+    VQ_FILE,
+    VQ_SAFETENSORS,
+    CheckpointError,
+    load_vq,
+    read_config,
+    read_names,
+)
+from pure.decode import Conversation
+from pure.grammar import Grammar, Grid
+from pure.model import CONFIGS, Transformer, TransformerConfig
+from pure.pretokenise import PARTS, PROMPT, DataSetError, TokenisedSet, TrainingSequence
+from pure.sampling import SamplingConfig
+from pure.sharding import (
+    fill,
+    memory_plan,
+    read_sharded_state,
+    shard,
+    time_plan,
+    whole_weights,
+    write_sharded_state,
+)
+from pure.start import Pointer, initialise, start_as_copy
+from pure.training import (
+    Curve,
+    TrainingError,
+    learning_rate,
+    read_state,
+    update_average,
+    write_state,
+)
 from pure.vocab import Vocab
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100  # target of what is not trained on
-PARTS = ("label", "caption", "image")
 HELD_OUT_PAIRS = 48
-POINTING_CHANNELS, POINTING_STRENGTH = 12, 3.5
-# layer, head, and the row and column, from the cell to be written, of the cell it looks at first
-POINTED_HEADS = ((0, 0, 0, 0), (0, 1, 0, 1), (1, 0, 0, 0), (1, 1, 1, 0))
+EVALUATED = 4  # held-out pairs in one pass
+WINDOW = 500  # batches whose sequences are mixed when they are sorted by length, as published
+WAIT_SECONDS = 2.0  # between looks for a shard that is still being made
+CURVE = [
+    *("step", "seconds", "rate", "total", *PARTS, "gradient"),
+    *(f"held_out_{name}" for name in PARTS),
+]
+A800_FLOPS = 312e12  # bfloat16, dense, a second; NVIDIA's data sheet
+UTILISATION = 0.4  # of it; assumed
+
+
+def nano_pointers(label: int, caption: int) -> list[Pointer]:
+    """Where PURE-nano's heads look first, for texts of these lengths in tokens."""
+    around = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1)]
+    lq = [Pointer(i // 3, i % 3, "lq", row, column) for i, (row, column) in enumerate(around)]
+    above = [Pointer(0, 3, "answer", -1, 0), Pointer(1, 3, "answer", -1, 1)]
+    without = [Pointer(2, i, "lq", text=text) for i, text in enumerate((0, label, caption))]
+    return [*lq, *above, *without]
 
 
 @dataclass(frozen=True)
 class SequenceTraining:
-    """How a transformer is trained.
+    """How a transformer is trained; defaults are PURE-nano's.
 
     Attributes:
+        size: a name in `pure.model.CONFIGS`; with a checkpoint to start from, its own is used.
         native: side of the pictures in a sequence, pixels.
-        heavy: share of pairs degraded by the preset "realesrgan", the others by "mild".
+        sequences: how many of the tokenised sequences there are to use, 0 for all; then the
+            first comes again.
+        order: "given" takes sequences one after the other, also while more are being made;
+            "clustered" puts those of similar length into one batch, mixed anew every epoch.
+        batch: sequences a step, of all processes together.
+        per_device: sequences in one pass of one process; 0 for its whole share. The rest of its
+            share is accumulated.
+        steps, epochs: how long; one of them is 0.
+        warm_up, warm_up_epochs: the learning rate's, in steps and in epochs, added up.
+        dropout: on both residual branches.
         unconditional: share of sequences that are the picture alone, which is what the
             guidance's second row reads.
         without_label, without_caption: share of answers that lack it, each.
-        pointed: 1 starts with some heads pointed at the poor picture (`point_head`), 0 without.
+        copier: 1 starts as `pure.start.start_as_copy`, 0 from noise.
+        text_weight: how often a target in label or caption counts.
+        compile: 1 compiles the transformer, which pays after a few hundred steps.
         z_loss: weight of the squared log-partition of the logits.
-        ema: decay of the averaged weights that are saved for use.
+        ema: decay of the averaged weights that are saved for use; 0 saves the last ones.
+        sharding: "full" keeps a part of every parameter on each process, "none" all on all.
+        recompute: 1 runs blocks again in the backward pass instead of keeping activations.
+        precision: of the passes; weights and gradients are float32.
+        save_seconds: between states to resume from.
+        export_every: steps between checkpoints in the released format, 0 for one with each state.
+        evaluate_every, sample_every: steps between losses on held-out pairs, and between
+            restorations of some; 0 for none.
+        samples: held-out pairs that are restored.
+        tensorboard: 1 also writes TensorBoard's event files.
     """
 
     size: str = "nano"
-    native: int = 128
-    batch: int = 8
-    steps: int = 4000
+    native: int = 256
+    sequences: int = 7680
+    order: Literal["given", "clustered"] = "given"
+    batch: int = 2
+    per_device: int = 0
+    steps: int = 3000
+    epochs: float = 0.0
     lr: float = 1e-3
-    warm_up: int = 200
+    warm_up: int = 100
+    warm_up_epochs: float = 0.0
+    lowest_rate: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
+    weight_decay: float = 0.02
     clip: float = 1.0
+    dropout: float = 0.0
     z_loss: float = 1e-5
-    heavy: float = 0.6
-    unconditional: float = 0.1
-    without_label: float = 0.1
-    without_caption: float = 0.1
-    pointed: int = 1
+    unconditional: float = 0.08
+    without_label: float = 0.08
+    without_caption: float = 0.08
+    text_weight: float = 8.0
+    copier: int = 1
+    compile: int = 0
     ema: float = 0.998
+    sharding: Literal["none", "full"] = "none"
+    recompute: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    save_seconds: int = 180
+    export_every: int = 0
+    evaluate_every: int = 250
+    sample_every: int = 500
+    samples: int = 2
+    tensorboard: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError("give either steps or epochs, and 0 for the other")
+        if self.sharding == "full" and (self.ema or self.compile):
+            raise ValueError("averaged and compiled weights are whole: not with sharding full")
 
-@dataclass(frozen=True)
-class TrainingSequence:
-    """One training sequence.
 
-    Attributes:
-        ids: the tokens.
-        parts: for each token the index into `PARTS` it is trained as, -1 for not at all.
+PRESETS = {
+    "nano": SequenceTraining(),
+    # The published settings. Which sequences had no prompt, as guidance's second row reads them,
+    # is not published: none here.
+    "paper": SequenceTraining(
+        size="7b",
+        native=512,
+        sequences=0,
+        order="clustered",
+        batch=128,
+        per_device=4,
+        steps=0,
+        epochs=2.0,
+        lr=4e-4,
+        warm_up=0,
+        warm_up_epochs=0.5,
+        lowest_rate=0.0,
+        weight_decay=0.1,
+        clip=4.0,
+        dropout=0.05,
+        z_loss=0.0,
+        unconditional=0.0,
+        without_label=0.0,
+        without_caption=0.0,
+        text_weight=1.0,
+        copier=0,
+        ema=0.0,
+        sharding="full",
+        recompute=1,
+        save_seconds=1800,
+        export_every=371,  # half an epoch of LSDIR and 10,000 faces
+        evaluate_every=100,
+        sample_every=371,
+        samples=1,
+    ),
+}
+
+
+def collate(
+    sequences: Sequence[TrainingSequence], pad: int, length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ids and parts (B, length), padded on the right with `pad` and -1.
+
+    Without a length it is the longest sequence's; what is longer than a given one is cut off.
     """
-
-    ids: list[int]
-    parts: list[int]
-
-
-def build_sequence(
-    grammar: Grammar,
-    prompt: Sequence[int],
-    label: Sequence[int],
-    caption: Sequence[int],
-    codes: Tensor,
-) -> TrainingSequence:
-    """Prompt and answer; the prompt, its end-turn included, is not trained on."""
-    picture = [*grammar.image(codes), grammar.vocab.end_turn]
-    ids = [*prompt, *label, *caption, *picture]
-    parts = [-1] * len(prompt) + [0] * len(label) + [1] * len(caption) + [2] * len(picture)
-    return TrainingSequence(ids, parts)
-
-
-def collate(sequences: Sequence[TrainingSequence], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and parts (B, T), padded on the right with `pad` and -1."""
-    length = max(len(s.ids) for s in sequences)
+    length = length or max(len(sequence.ids) for sequence in sequences)
     ids = torch.full((len(sequences), length), pad)
-    parts = torch.full((len(sequences), length), -1)
+    parts = torch.full((len(sequences), length), PROMPT)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        parts[row, : len(sequence.parts)] = torch.tensor(sequence.parts)
+        end = min(length, len(sequence.ids))
+        ids[row, :end] = torch.tensor(sequence.ids[:end])
+        parts[row, :end] = torch.tensor(sequence.parts[:end])
     return ids, parts
 
 
-def losses(model: Transformer, ids: Tensor, parts: Tensor, z_loss: float) -> dict[str, Tensor]:
-    """Cross-entropy in nats: "total" over all targets (with z-loss), and the mean by part.
+def clustered_order(lengths: Sequence[int], batch: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Sequence numbers of an epoch, (batches, batch), similar lengths together.
 
-    Only positions that have a target go through the head.
+    Sorted by length, mixed within windows of `WINDOW` batches, cut into batches, the batches
+    mixed; what fills no batch is left out. Source: the published data loader.
     """
-    hidden = model.hidden(ids[:, :-1])
-    wanted = parts[:, 1:] >= 0
-    logits = model.logits(hidden[wanted])  # (N, V), float32
-    targets, kinds = ids[:, 1:][wanted], parts[:, 1:][wanted]
-    each = F.cross_entropy(logits, targets, reduction="none")
-    total = each.mean() + z_loss * torch.logsumexp(logits, -1).pow(2).mean()
-    means = {name: each[kinds == i].mean().detach() for i, name in enumerate(PARTS)}
-    return {"total": total} | means
+    rng = np.random.default_rng([seed, 19, epoch])
+    order = rng.permutation(len(lengths))  # so that equal lengths are in no fixed order
+    order = order[np.argsort(np.asarray(lengths)[order], kind="stable")]
+    for start in range(0, len(order), WINDOW * batch):
+        rng.shuffle(order[start : start + WINDOW * batch])
+    batches = order[: len(order) // batch * batch].reshape(-1, batch)
+    return rng.permutation(batches)
+
+
+class SequenceLoss(nn.Module):
+    """The sums of which a loss is made, over all targets of some sequences.
+
+    Sums, because the mean of a step is over the targets of all its passes and processes.
+    """
+
+    def __init__(self, transformer: Transformer, text_weight: float = 1.0) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text_weight = text_weight
+
+    def weights(self, parts: Tensor) -> Tensor:
+        """How often each target (N,) counts, of parts (N,)."""
+        return torch.where(parts == PARTS.index("image"), 1.0, self.text_weight)
+
+    def forward(self, ids: Tensor, parts: Tensor) -> dict[str, Tensor]:
+        """Of ids and parts (B, T).
+
+        Returns:
+            "weighted": cross-entropies in nats, times their weights; "z": squared log-partitions;
+            by part its name: cross-entropies, detached, and "N " and its name: how many.
+        """
+        hidden = self.transformer.hidden(ids[:, :-1])
+        wanted = parts[:, 1:] >= 0  # only what has a target goes through the head
+        logits = self.transformer.logits(hidden[wanted])  # (N, V), float32
+        targets, kinds = ids[:, 1:][wanted], parts[:, 1:][wanted]
+        each = F.cross_entropy(logits, targets, reduction="none")
+        sums = {
+            "weighted": (each * self.weights(kinds)).sum(),
+            "z": torch.logsumexp(logits, -1).pow(2).sum(),
+        }
+        for i, name in enumerate(PARTS):
+            sums[name] = each.detach()[kinds == i].sum()
+            sums[f"N {name}"] = (kinds == i).sum().float()
+        return sums
 
 
 class Trainer:
-    """Holds what a training run holds; `run` takes it to its last step."""
+    """Holds what a training run holds; `run` takes it to its last step.
 
-    def __init__(self, settings: SequenceTraining, photos: Path, vq: Path, out: Path) -> None:
-        self.settings, self.out = settings, out
+    Args:
+        settings: how to train.
+        data: folder of names.json and of the tokenised sets train and held_out.
+        vq: folder of the VQ tokenizer, for sample restorations and to go with checkpoints.
+        out: folder of the run.
+        start: checkpoint folder to start from; else as the settings say.
+
+    Raises:
+        TrainingError: settings, data, start and processes do not go together.
+        DataSetError: there are no tokenised sequences.
+        CheckpointError: the tokenizer or the checkpoint to start from cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: SequenceTraining,
+        data: Path,
+        vq: Path,
+        out: Path,
+        start: Path | None = None,
+    ) -> None:
+        self.settings, self.out, self.start, self._vq_folder = settings, out, start, vq
         out.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if settings.precision == "bf16" else "no",
+        )
         self.device = self.accelerator.device
-        self.vq = load_vq(vq, device=self.device)
-        train = load_photos(photos, "train", min_side=settings.native)
-        self.known = nano.frequent_words(train)
-        self.names = nano.token_names(sorted(self.known), self.vq.config.codebook_size)
-        self.vocab = Vocab.from_names(self.names, len(self.names))
-        self.grammar = Grammar(self.vocab, self.vq.factor)
-        self.text = TextTokenizer(nano.tokenizer(self.names), self.vocab.text)
-        self.instruction = self.text.instruction()
-        torch.manual_seed(settings.seed)  # initial weights only
-        config = replace(CONFIGS[settings.size], vocab_size=len(self.names))
-        self.model = Transformer(config)
-        initialise(self.model)
-        if settings.pointed:
-            self._point_heads()
-        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.vq = load_vq(vq)
+        self.names: dict[str, int] = json.loads((data / "names.json").read_text())
+        self.train_set = TokenisedSet(data / "train")
+        held_out = TokenisedSet(data / "held_out")
+        pairs = [held_out.sequence(i) for i in range(min(HELD_OUT_PAIRS, len(held_out)))]
+        config = self._config()
+        self.vocab = Vocab.from_names(self.names, config.vocab_size)
+        # one length for all batches where they come as given, so that compiling happens once
+        fixed = max(len(pair.ids) for pair in pairs)
+        self.length = fixed if settings.order == "given" else 0
+        self.limit = config.max_position_embeddings
+        self.held_out = pairs
+        self._plan_steps()
+        self.model = self._model(config)
+        self.model.recompute = bool(settings.recompute)
+        loss = SequenceLoss(self.model, settings.text_weight)
+        if settings.sharding == "full":
+            self._shard(loss)
+            self.loss: nn.Module = loss
+        else:
+            self.loss = self.accelerator.prepare(loss)
+        self.average = (
+            {k: v.clone() for k, v in self.model.state_dict().items()} if settings.ema else {}
+        )
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
+            self.loss.parameters(),
             lr=settings.lr,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
         )
-        self.model, self.optimiser = self.accelerator.prepare(self.model, self.optimiser)
-        self.sampler = CropSampler(train, settings.native, seed=settings.seed)
-        held_out = load_photos(photos, "held_out", min_side=settings.native)
-        self.held_out = self._held_out_batch(held_out)
+        if settings.compile:
+            compiled = torch.compile(self.model.hidden, dynamic=False)
+            self.model.hidden = compiled  # type: ignore[method-assign]  # this instance's only
         self.step = 0
         self._resume()
 
-    def _point_heads(self) -> None:
-        """Point some heads at the poor picture, over the text of the usual length."""
+    @property
+    def _main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _config(self) -> TransformerConfig:
+        if self.start is None:
+            config = replace(CONFIGS[self.settings.size], vocab_size=len(self.names))
+        else:
+            if read_names(self.start) != self.names:
+                raise TrainingError(
+                    f"the sequences were written with other tokens than {self.start} has: "
+                    "tokenise again with this folder as --vocabulary"
+                )
+            config = read_config(self.start)
+        return replace(config, dropout=self.settings.dropout)
+
+    def _plan_steps(self) -> None:
+        s, processes = self.settings, self.accelerator.num_processes
+        if s.batch % processes:
+            raise TrainingError(f"a batch of {s.batch} cannot be shared by {processes} processes")
+        self.sequences = s.sequences or len(self.train_set)
+        self.per_epoch = self.sequences // s.batch
+        if not self.per_epoch:
+            raise TrainingError(f"{self.sequences} sequences are less than a batch of {s.batch}")
+        self.steps = s.steps or round(s.epochs * self.per_epoch)
+        self.warm_up = s.warm_up + s.warm_up_epochs * self.per_epoch
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def _own_randomness(self) -> AbstractContextManager[None]:
+        """Leaves the global generators of this process's devices as they were."""
+        on_gpu = self.device.type == "cuda"
+        return torch.random.fork_rng(devices=[self.device] if on_gpu else [])
+
+    # Model
+
+    def _model(self, config: TransformerConfig) -> Transformer:
+        s = self.settings
+        if self.start is not None:
+            with torch.device("meta"):  # filled after it was sharded, if it is
+                model = Transformer(config)
+            if s.sharding == "none":
+                fill(model.to_empty(device=self.device), self.start)
+            return model
+        with self._own_randomness():
+            torch.manual_seed(s.seed)
+            model = Transformer(config)
+            initialise(model)
+            if s.copier:
+                self._start_as_copy(model)
+        return model
+
+    def _start_as_copy(self, model: Transformer) -> None:
+        text = TextTokenizer(nano.tokenizer(self.names), self.vocab.text)
+        label = len(text.answer(label_text("small", "small")))
+        both = len(text.answer(f"{label_text('small', 'small')} {nano.EXAMPLE}"))
         side = self.settings.native // self.vq.factor
-        words = self.text.answer(f"{label_text('small', 'small')} {nano.EXAMPLE}")
-        # from a token to the code that stands where the next one will: the rest of one picture,
-        # the end of the turn, the text, and the opening of the other
-        distance = side * (side + 1) + 2 + len(words) + 3 - 1
-        for layer, head, row, column in POINTED_HEADS:
-            point_head(self.model, layer, head, distance - row * (side + 1) - column)
+        start_as_copy(
+            model,
+            self.vocab.codes,
+            self.vq.quantize.unit(),
+            nano_pointers(label, both - label),
+            Grid(side, side),
+            both,
+        )
+
+    def _shard(self, loss: SequenceLoss) -> None:
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            raise TrainingError("there is one process only: nothing to shard over")
+        mesh = init_device_mesh(self.device.type, (processes,))
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        shard(loss, self.model, mesh, dtype=dtype)
+        if self.start is not None:
+            loss.to_empty(device=self.device)
+            fill(self.model, self.start)
 
     # Data
 
-    def _encode(self, pictures: list[np.ndarray]) -> Tensor:
-        x = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)  # (B, 3, H, W)
-        with self.accelerator.autocast():
-            return self.vq.encode(x.to(self.device).float() / 255).cpu()
-
-    def _sequences(
-        self, pairs: list[Pair], rng: np.random.Generator | None
-    ) -> list[TrainingSequence]:
-        """Sequences of pairs; with a generator some lack label, caption or prompt."""
+    def indices(self, step: int) -> list[int]:
+        """Sequence numbers of batch number `step`, of all processes together."""
         s = self.settings
-        codes = self._encode([p.lq for p in pairs] + [p.crop.pixels for p in pairs])
-        lq_codes, gt_codes = codes.split(len(pairs))
-        result = []
-        for pair, lq, gt in zip(pairs, lq_codes, gt_codes, strict=True):
-            caption = nano.caption(pair.crop.photo, pair.crop.pixels, self.known)
-            drop = rng.random(3) if rng else np.ones(3)
-            label_ids = [] if drop[0] < s.without_label else self.text.answer(pair.label)
-            caption_ids = [] if drop[1] < s.without_caption else self.text.answer(caption)
-            prompt = self.grammar.prompt(self.instruction, lq)
-            if drop[2] < s.unconditional:
-                prompt, label_ids, caption_ids = [], [], []
-            result.append(build_sequence(self.grammar, prompt, label_ids, caption_ids, gt))
-        return result
+        if s.order == "given":
+            return [i % self.sequences for i in range(step * s.batch, (step + 1) * s.batch)]
+        epoch, place = divmod(step, self.per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            shards = range(-(-self.sequences // self.train_set.shard))
+            lengths = [n for i in shards for n in self.train_set.lengths(i)][: self.sequences]
+            order = clustered_order(lengths, s.batch, seed=s.seed, epoch=epoch)
+            self._epoch = (epoch, order)
+        return self._epoch[1][place].tolist()
 
-    def _pair(self, sampler: CropSampler, index: int, seed: int) -> Pair:
-        heavy = np.random.default_rng([self.settings.seed, 11, index]).random()
-        preset = "realesrgan" if heavy < self.settings.heavy else "mild"
-        return make_pair(sampler.crop(index), seed, preset)
+    def batch(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        """This process's share of batch number `step`, a function of the step alone.
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Training batch number `step`, a function of it alone."""
+        Returns:
+            Ids and parts of each pass.
+        """
+        s, a = self.settings, self.accelerator
+        drops = np.random.default_rng([s.seed, 13, step]).random((s.batch, 3))
+        rows = list(zip(self.indices(step), drops, strict=True))[a.process_index :: a.num_processes]
+        sequences = [self._drop(self._sequence(index), drop) for index, drop in rows]
+        size = s.per_device or len(sequences)
+        return [
+            collate(sequences[i : i + size], self.vocab.pad, self._length(sequences[i : i + size]))
+            for i in range(0, len(sequences), size)
+        ]
+
+    def _length(self, sequences: Sequence[TrainingSequence]) -> int:
+        return min(self.limit, max(self.length, *(len(s.ids) for s in sequences)))
+
+    def _drop(self, sequence: TrainingSequence, drop: np.ndarray) -> TrainingSequence:
         s = self.settings
-        indices = range(step * s.batch, (step + 1) * s.batch)
-        pairs = [self._pair(self.sampler, i, seed=i) for i in indices]
-        rng = np.random.default_rng([s.seed, 13, step])
-        return collate(self._sequences(pairs, rng), self.vocab.pad)
+        if drop[2] < s.unconditional:
+            return sequence.without(PROMPT, 0, 1)
+        shares = (s.without_label, s.without_caption)
+        return sequence.without(*(part for part, share in enumerate(shares) if drop[part] < share))
 
-    def _held_out_batch(self, photos: list[Photo]) -> tuple[Tensor, Tensor]:
-        sampler = CropSampler(photos, self.settings.native, seed=1)
-        pairs = [self._pair(sampler, i, seed=10**9 + i) for i in range(HELD_OUT_PAIRS)]
-        return collate(self._sequences(pairs, None), self.vocab.pad)
+    def _sequence(self, index: int) -> TrainingSequence:
+        while True:
+            try:
+                return self.train_set.sequence(index)
+            except FileNotFoundError as error:
+                log.info("waiting for %s", error)
+                time.sleep(WAIT_SECONDS)
 
     # Training
 
-    def _lr(self) -> float:
+    def _rate(self) -> float:
         s = self.settings
-        warm = min(1.0, (self.step + 1) / s.warm_up)
-        return s.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / s.steps)))
-
-    def _resume(self) -> None:
-        path = self.out / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average, self.step = state["average"], state["step"]
-        log.info("resumed at step %d", self.step)
-
-    def save(self) -> None:
-        """Write the state to resume from, and the averaged weights as a checkpoint folder."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average,
-            "step": self.step,
-        }
-        temporary = self.out / "state.tmp"
-        torch.save(state, temporary)
-        temporary.replace(self.out / "state.pt")
-        nano.write_checkpoint(
-            self.out / "checkpoint",
-            names=self.names,
-            config=self.model.config,
-            transformer={k: v.to(torch.bfloat16) for k, v in self.average.items()},
-            vq_config=self.vq.config,
-            vq={k: v.half().contiguous() for k, v in self.vq.state_dict().items()},
-            native_pixels=self.settings.native,
-            notes={
-                "training": asdict(self.settings),
-                "step": self.step,
-                "photos": len(self.sampler.photos),
-            },
+        return learning_rate(
+            self.step, peak=s.lr, warm_up=self.warm_up, steps=self.steps, floor=s.lowest_rate
         )
 
+    def _sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each value summed over the processes."""
+        stacked = self.accelerator.reduce(torch.stack(list(values.values())), "sum")
+        return dict(zip(values, stacked, strict=True))
+
     def train_step(self) -> dict[str, float]:
-        """One optimiser step."""
-        s = self.settings
-        ids, parts = (t.to(self.device) for t in self.batch(self.step))
+        """One optimiser step.
+
+        The loss is the mean over the targets of the whole batch. Differs from the published code,
+        which averages the means of the processes, because a step is then not the same however
+        many of them share it.
+        """
+        s, a = self.settings, self.accelerator
+        passes = [
+            (ids.to(self.device), parts.to(self.device)) for ids, parts in self.batch(self.step)
+        ]
+        kinds = torch.cat([parts[:, 1:][parts[:, 1:] >= 0] for _, parts in passes])
+        weights = torch.where(kinds == PARTS.index("image"), 1.0, s.text_weight)
+        whole = self._sum(
+            {"weight": weights.sum(), "N": torch.tensor(float(len(kinds))).to(weights)}
+        )
         for group in self.optimiser.param_groups:
-            group["lr"] = self._lr()
-        self.model.train()
-        # dropout draws from the global generator: a seed per step makes resuming exact
-        with torch.random.fork_rng():
-            torch.manual_seed(s.seed * 1_000_003 + self.step)
-            with self.accelerator.autocast():
-                result = losses(self.model, ids, parts, s.z_loss)
-        if not torch.isfinite(result["total"]):
-            raise FloatingPointError(f"the loss is {result['total'].item()} at step {self.step}")
-        self.accelerator.backward(result["total"])
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), s.clip)
+            group["lr"] = self._rate()
+        self.loss.train()
+        done: dict[str, Tensor] = {}
+        # dropout draws from the global generator: a seed per step and process makes resuming exact
+        with self._own_randomness():
+            torch.manual_seed((s.seed * 1_000_003 + self.step) * a.num_processes + a.process_index)
+            for ids, parts in passes:
+                with a.autocast():
+                    sums = self.loss(ids, parts)
+                total = sums["weighted"] / whole["weight"] + s.z_loss * sums["z"] / whole["N"]
+                # processes average their gradients, and the total is a sum
+                a.backward(total * a.num_processes)
+                for key, value in {"total": total, **sums}.items():
+                    done[key] = done.get(key, 0) + value.detach()
+        done = self._sum(done)
+        if not torch.isfinite(done["total"]):
+            raise FloatingPointError(f"the loss is {done['total'].item()} at step {self.step}")
+        norm = nn.utils.clip_grad_norm_(self.loss.parameters(), s.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        decay = min(s.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for key, value in self.model.state_dict().items():
-                self.average[key].lerp_(value, 1 - decay)
+        if s.ema:
+            update_average(self.average, self.model.state_dict(), s.ema, self.step)
         self.step += 1
-        return {k: v.item() for k, v in result.items()} | {"gradient": float(norm)}
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return {"total": done["total"].item()} | _means(done) | {"gradient": float(norm)}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Cross-entropies of the averaged weights on fixed held-out pairs, by part."""
-        model = Transformer(self.model.config).to(self.device).eval()
-        model.load_state_dict(self.average)
-        sums = dict.fromkeys(PARTS, 0.0)
-        ids, parts = self.held_out
-        chunks = list(zip(ids.split(8), parts.split(8), strict=True))
-        for chunk_ids, chunk_parts in chunks:
+        """Cross-entropies on fixed held-out pairs, by part: of the averaged weights, if any."""
+        loss = self.loss
+        if self.average:
+            model = Transformer(self.model.config).to(self.device)
+            model.load_state_dict(self.average)
+            loss = SequenceLoss(model)
+        loss.eval()
+        done: dict[str, Tensor] = {}
+        for i in range(0, len(self.held_out), EVALUATED):
+            some = self.held_out[i : i + EVALUATED]
+            ids, parts = collate(some, self.vocab.pad, self._length(some))
             with self.accelerator.autocast():
-                result = losses(model, chunk_ids.to(self.device), chunk_parts.to(self.device), 0)
-            for name in PARTS:
-                sums[name] += result[name].item() / len(chunks)
-        return {f"held_out_{name}": value for name, value in sums.items()}
+                sums = loss(ids.to(self.device), parts.to(self.device))
+            for key, value in sums.items():
+                done[key] = done.get(key, 0) + value
+        return {f"held_out_{name}": value for name, value in _means(done).items()}
 
-    def run(self, *, save_seconds: float = 180, evaluate_every: int = 250) -> None:
-        """Train to the last step, saving every `save_seconds`."""
+    def run(self) -> None:
+        """Train to the last step."""
+        s = self.settings
+        curve = None
+        if self._main:
+            curve = Curve(self.out, CURVE, step=self.step, tensorboard=bool(s.tensorboard))
         saved = time.monotonic()
-        while self.step < self.settings.steps:
+        while self.step < self.steps:
             started = time.monotonic()
-            row = {"step": float(self.step)} | self.train_step()
+            row = {"step": float(self.step), "rate": self._rate()} | self.train_step()
             row["seconds"] = time.monotonic() - started
-            if self.step % 25 == 0:
-                if self.step % evaluate_every == 0:
-                    row |= self.evaluate()
-                self._append(row)
-            if time.monotonic() - saved > save_seconds:
+            evaluated = s.evaluate_every and self.step % s.evaluate_every == 0
+            if evaluated:
+                row |= self.evaluate()
+            if curve is not None and (evaluated or self.step % 25 == 0):
+                curve.write(row)
+            if s.sample_every and self.step % s.sample_every == 0:
+                self.sample()
+            if s.export_every and self.step % s.export_every == 0 and self.step < self.steps:
+                self.export(self.out / f"checkpoint-{self.step}")
+            # the first process's clock decides, for a sharded state is written by all
+            due = torch.tensor(float(self._main and time.monotonic() - saved > s.save_seconds))
+            if self._sum({"due": due.to(self.device)})["due"] > 0:
                 self.save()
                 saved = time.monotonic()
         self.save()
+        if s.export_every:
+            self.export(self.out / "checkpoint")
 
-    def _append(self, row: dict[str, float]) -> None:
-        log.info(" ".join(f"{k}={v:.4g}" for k, v in row.items()))
-        path = self.out / "curve.csv"
-        fresh = not path.exists()
-        columns = ["step", "seconds", "total", *PARTS, "gradient"]
-        columns += [f"held_out_{name}" for name in PARTS]
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+    # Files
+
+    def _resume(self) -> None:
+        if self.settings.sharding == "full":
+            if states := _whole_states(self.out):
+                self.step = read_sharded_state(states[-1], self.loss, self.optimiser)
+        else:
+            state = read_state(self.out / "state.pt")
+            if state is not None:
+                self.model.load_state_dict(state["model"])
+                self.optimiser.load_state_dict(state["optimiser"])
+                self.average, self.step = state["average"], state["step"]
+        if self.step:
+            log.info("resumed at step %d", self.step)
+
+    def save(self) -> None:
+        """Write the state to resume from and, unless they come at intervals, a checkpoint."""
+        if self.settings.sharding == "full":
+            older = _whole_states(self.out)
+            newest = self.out / f"state-{self.step:08d}"
+            write_sharded_state(newest, self.loss, self.optimiser, self.step)
+            self.accelerator.wait_for_everyone()
+            for folder in older if self._main else ():
+                if folder != newest:
+                    shutil.rmtree(folder)
+        elif self._main:
+            state = {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "average": self.average,
+                "step": self.step,
+            }
+            write_state(self.out / "state.pt", state)
+        if not self.settings.export_every:
+            self.export(self.out / "checkpoint")
+
+    def export(self, folder: Path) -> None:
+        """Write a checkpoint folder in the released format, in bfloat16, for use."""
+        weights = self.average or whole_weights(self.model)
+        if not self._main:
+            return
+        weights = {key: value.to("cpu", torch.bfloat16) for key, value in weights.items()}
+        notes = {"training": asdict(self.settings), "step": self.step}
+        if self.start is None:
+            nano.write_checkpoint(
+                folder,
+                names=self.names,
+                config=self.model.config,
+                transformer=weights,
+                vq_config=self.vq.config,
+                vq={k: v.half().contiguous() for k, v in self.vq.state_dict().items()},
+                native_pixels=self.settings.native,
+                notes=notes,
+            )
+        else:
+            _write_like(folder, self.start, weights, self._vq_folder, notes)
+
+    @torch.no_grad()
+    def sample(self) -> None:
+        """Restore some held-out pairs into samples/STEP.png: input, restoration, reference.
+
+        The first process does it; sharded weights are gathered there once for all pictures.
+        """
+        weights = self.average or whole_weights(self.model)
+        if self._main:
+            dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+            model = Transformer(self.model.config).to(self.device, dtype).eval()
+            model.load_state_dict(weights)
+            rows = [self._restored(model, pair) for pair in self.held_out[: self.settings.samples]]
+            folder = self.out / "samples"
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(np.concatenate(rows)).save(folder / f"{self.step:08d}.png")
+        self.accelerator.wait_for_everyone()
+
+    def _restored(self, model: Transformer, pair: TrainingSequence) -> np.ndarray:
+        grammar = Grammar(self.vocab, self.vq.factor)
+        ids, parts = np.array(pair.ids), np.array(pair.parts)
+        prompt, text, answer = (
+            ids[parts == PROMPT],
+            ids[(parts == 0) | (parts == 1)],
+            ids[parts == 2],
+        )
+        begin = int(np.flatnonzero(prompt == self.vocab.begin_image)[0])
+        lq, gt = (grammar.read_image(part.tolist()) for part in (prompt[begin:-1], answer[:-1]))
+        conversation = Conversation(model, grammar, prompt.tolist(), Grid(*gt.shape))
+        steps = conversation.restore(text.tolist(), SamplingConfig(), seed=self.settings.seed)
+        codes = torch.tensor([step.code for step in steps if step.code is not None])
+        grids = (lq, codes.view(gt.shape), gt)
+        return np.concatenate([np.asarray(self.vq.decode_image(grid)) for grid in grids], axis=1)
 
 
-def initialise(model: Transformer) -> None:
-    """Normal weights of 0.02; the last layer of each residual branch less, by depth."""
-    depth = model.config.num_hidden_layers
-    for name, parameter in model.named_parameters():
-        if name.endswith(("proj.weight", "lm_head.weight", "embed_tokens.weight")):
-            deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = 0.02 / math.sqrt(2 * depth) if deep else 0.02
-            torch.nn.init.normal_(parameter, std=std)
+def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean cross-entropy by part; not a number where a part has no targets."""
+    return {
+        name: (sums[name] / n).item() if (n := sums[f"N {name}"].item()) else math.nan
+        for name in PARTS
+    }
 
 
-def point_head(model: Transformer, layer: int, head: int, distance: int) -> None:
-    """Let a head look `distance` tokens back, whatever stands there, until it learns otherwise.
+def _whole_states(out: Path) -> list[Path]:
+    """Folders of sharded states that were completely written, oldest first."""
+    return sorted(path.parent for path in out.glob("state-*/.metadata"))
 
-    What a code restores stands a fixed distance before it: the poor picture's code of the same
-    cell. Finding that out is most of what a short training run does (measured; see
-    docs/decisions), so some heads start with it, through the biases of the QK-norms: rotary
-    embeddings turn them apart by the distance, and the fast channels alone make a sharp peak.
 
-    Raises:
-        ValueError: heads share their QK-norm parameters, so one cannot be set alone.
+def _write_like(
+    folder: Path, start: Path, weights: dict[str, Tensor], vq: Path, notes: Mapping[str, object]
+) -> None:
+    """Weights in the released format, with the configuration and tokenizers of another folder."""
+    from huggingface_hub import save_torch_state_dict  # noqa: PLC0415 - slow to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in start.glob("*.json"):
+        if not path.name.endswith(".index.json"):
+            shutil.copyfile(path, folder / path.name)
+    config = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    config["pure"] = config.get("pure", {}) | notes
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    save_torch_state_dict(weights, folder)
+    for name in (VQ_SAFETENSORS, VQ_FILE):
+        if (vq / name).exists():
+            shutil.copyfile(vq / name, folder / name)
+
+
+def plan(settings: SequenceTraining, processes: int, sequences: int) -> str:
+    """The memory and time a sharded run would take, as Markdown; computed.
+
+    Args:
+        settings: of the run.
+        processes: GPUs it is shared by.
+        sequences: in its data set.
     """
-    config = model.config
-    if config.model_parallel_size != config.num_attention_heads:
-        raise ValueError("a head can be pointed only where every head has its own QK-norm row")
-    half = config.head_dim // 2
-    fast = torch.arange(min(POINTING_CHANNELS, half))
-    angle = distance * config.rope_theta ** (-fast / half)
-    attention = model.model.layers[layer].get_submodule("self_attn")
-    query, key = attention.get_submodule("q_norm"), attention.get_submodule("k_norm")
-    with torch.no_grad():
-        for norm in (query, key):
-            norm.get_parameter("weight")[head] = 0.1
-            norm.get_parameter("bias")[head] = 0.0
-        key.get_parameter("bias")[head, fast] = POINTING_STRENGTH
-        query.get_parameter("bias")[head, fast] = POINTING_STRENGTH * angle.cos()
-        query.get_parameter("bias")[head, half + fast] = -POINTING_STRENGTH * angle.sin()
+    config = CONFIGS[settings.size]
+    cells = settings.native // 8  # the released tokenizer's
+    picture = cells * (cells + 1) + 5  # begin, two sides, codes and newlines, end, end of turn
+    text = 120  # of instruction, label and caption together; estimated
+    tokens, targets = 2 * picture + text, picture + text
+    here = settings.per_device or settings.batch // processes
+    memory = memory_plan(
+        config,
+        processes=processes,
+        sequences=here,
+        tokens=tokens,
+        targets=targets,
+        recompute=bool(settings.recompute),
+    )
+    steps = settings.steps or round(settings.epochs * (sequences // settings.batch))
+    hours = time_plan(
+        config,
+        processes=processes,
+        steps=steps,
+        batch=settings.batch,
+        tokens=tokens,
+        recompute=bool(settings.recompute),
+        flops=A800_FLOPS,
+        utilisation=UTILISATION,
+    )
+    return (
+        f"{processes} processes, {here} sequences of {tokens} tokens in a pass of each, "
+        f"{settings.batch // (processes * here)} passes a step\n\n{memory.table()}\n\n"
+        f"{steps} steps, {hours.operations:.3g} operations: {hours.hours:.1f} hours at "
+        f"{UTILISATION:.0%} of {A800_FLOPS / 1e12:.0f} TFLOP/s each, loading, evaluating and "
+        "saving not counted\n"
+    )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, default=Path("data/photos"))
-    parser.add_argument("--vq", type=Path, default=Path("runs/vq"), help="folder of vq.safetensors")
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="nano")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/sequences"), help="of `pure.pretokenise`"
+    )
+    parser.add_argument("--vq", type=Path, default=Path("runs/vq"), help="folder of the tokenizer")
     parser.add_argument("--out", type=Path, default=Path("runs/sequences"))
-    defaults = {k: v for k, v in asdict(SequenceTraining()).items() if k != "betas"}
-    for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--start", type=Path, default=None, help="checkpoint folder to start from")
+    parser.add_argument(
+        "--plan", type=int, metavar="PROCESSES", help="print what a run takes, and stop"
+    )
+    hints = get_type_hints(SequenceTraining)
+    for name, value in asdict(SequenceTraining()).items():
+        kind, choices = type(value), get_args(hints[name])
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, tuple):
+            parser.add_argument(option, type=float, nargs=len(value))
+        else:
+            parser.add_argument(option, type=kind, choices=choices or None)
     arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    settings = SequenceTraining(**{name: arguments[name] for name in defaults})
-    log.info(json.dumps(asdict(settings)))
-    Trainer(settings, arguments["photos"], arguments["vq"], arguments["out"]).run()
+    preset = PRESETS[arguments["preset"]]
+    changes = {name: arguments[name] for name in asdict(preset) if name in arguments}
+    if "betas" in changes:
+        changes["betas"] = tuple(changes["betas"])
+    try:
+        settings = replace(preset, **changes)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        if "plan" in arguments:
+            sequences = settings.sequences or len(TokenisedSet(arguments["data"] / "train"))
+            print(plan(settings, arguments["plan"], sequences))  # noqa: T201 - its output
+            return
+        log.info(json.dumps(asdict(settings)))
+        paths = (arguments[name] for name in ("data", "vq", "out", "start"))
+        trainer = Trainer(settings, *paths)
+    except (TrainingError, DataSetError, CheckpointError) as error:
+        parser.error(str(error))
+    trainer.run()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ codebook; only then are latents quantised. Command: `python -m pure.train_vq --h
 """
 
 import argparse
-import csv
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from imaging.degrade import synthesise
 from pure.data import CropSampler, load_photos
+from pure.training import Curve, learning_rate, read_state, update_average, write_state
 from pure.vq import (
     CONFIGS,
     NORMALISE_EPS,
@@ -35,6 +35,12 @@ from pure.vq import (
 )
 
 log = logging.getLogger(__name__)
+
+CURVE = [
+    *("step", "seconds", "l1", "coarse", "perceptual", "codebook", "commitment"),
+    *("restarted", "psnr", "codes_used"),
+]
+LOWEST_RATE = 0.02  # of the peak: what the learning rate ends at
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class VQTraining:
             it grows to that over the first quarter of these steps.
         lq_share: share of crops that are degraded and enlarged again; the tokenizer reads
             low-quality pictures too.
+        vivid_share: share of crops whose hue is turned and saturation raised: photographs hold
+            few saturated colours, and a code book made from them alone has none to show.
         coarse: weight of the L1 distance of 4× reduced pictures, which carry the colour.
         perceptual: weight of the distance of SqueezeNet features; 0 turns it off.
         commitment: weight of the encoder's pull towards its code.
@@ -66,6 +74,7 @@ class VQTraining:
     warm_up: int = 30
     latent_noise: float = 0.03
     lq_share: float = 0.2
+    vivid_share: float = 0.0
     coarse: float = 1.0
     perceptual: float = 0.2
     commitment: float = 0.25
@@ -119,9 +128,21 @@ def batch_pixels(sampler: CropSampler, step: int, settings: VQTraining) -> Tenso
             lq, _ = synthesise(pixels, "realesrgan", seed=i)
             enlarged = Image.fromarray(lq).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)
             pixels = np.asarray(enlarged)
-        pictures.append(pixels)
+        pictures.append(vivid(pixels, settings, i))
     x = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)  # (B, 3, H, W)
     return x.float() / 127.5 - 1
+
+
+def vivid(pixels: np.ndarray, settings: VQTraining, index: int) -> np.ndarray:
+    """A share of pictures, uint8 (H, W, 3), in stronger and other colours; others as they are."""
+    rng = np.random.default_rng([settings.seed, 17, index])
+    if rng.random() >= settings.vivid_share:
+        return pixels
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float32)
+    if rng.random() < 0.5:
+        hsv[..., 0] = (hsv[..., 0] + rng.uniform(0, 256)) % 256
+    hsv[..., 1] = np.minimum(hsv[..., 1] * rng.uniform(1, 3), 255)
+    return np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"))
 
 
 @torch.no_grad()
@@ -280,18 +301,10 @@ class VQTrainer:
     def quantised(self) -> bool:
         return self.settings.decoder_only or self.step >= self.settings.autoencoder_steps
 
-    def _lr(self) -> float:
-        s = self.settings
-        warm = min(1.0, (self.step + 1) / s.warm_up)
-        return s.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / s.steps)))
-
-    def _state_path(self) -> Path:
-        return self.out / "state.pt"
-
     def _resume(self) -> None:
-        if not self._state_path().exists():
+        state = read_state(self.out / "state.pt")
+        if state is None:
             return
-        state = torch.load(self._state_path(), weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.usage, self.step = state["average"], state["usage"], state["step"]
@@ -305,9 +318,7 @@ class VQTrainer:
             "usage": self.usage,
             "step": self.step,
         }
-        temporary = self._state_path().with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._state_path())
+        write_state(self.out / "state.pt", state)
         config = json.dumps(asdict(self.model.config))
         save_file(self.average, self.out / "vq.safetensors", metadata={"config": config})
 
@@ -343,7 +354,9 @@ class VQTrainer:
         s = self.settings
         x = batch_pixels(self.sampler, self.step, s)
         for group in self.optimiser.param_groups:
-            group["lr"] = self._lr()
+            group["lr"] = learning_rate(
+                self.step, peak=s.lr, warm_up=s.warm_up, steps=s.steps, floor=LOWEST_RATE
+            )
         losses: dict[str, Tensor] = {}
         restarted = 0
         with self.accelerator.autocast():
@@ -375,10 +388,7 @@ class VQTrainer:
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        decay = min(s.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for key, value in self.model.state_dict().items():
-                self.average[key].lerp_(value, 1 - decay)
+        update_average(self.average, self.model.state_dict(), s.ema, self.step)
         self.step += 1
         return {k: v.item() for k, v in losses.items()} | {"restarted": restarted}
 
@@ -403,37 +413,22 @@ class VQTrainer:
     def run(self, *, save_seconds: float = 120, evaluate_every: int = 200) -> None:
         """Train to the last step, saving every `save_seconds`."""
         saved = time.monotonic()
-        curve = self.out / "curve.csv"
+        curve = Curve(self.out, CURVE, step=self.step)
         while self.step < self.settings.steps:
             if self.step == self.settings.autoencoder_steps and not self.settings.decoder_only:
                 self._make_codebook()
+                self._save()
             started = time.monotonic()
             row = {"step": self.step} | self._train_step()
             row["seconds"] = time.monotonic() - started
             if self.step % 20 == 0:
                 if self.step % evaluate_every == 0:
                     row |= self.evaluate()
-                _append(curve, row)
-                log.info(" ".join(f"{k}={v:.4g}" for k, v in row.items()))
+                curve.write(row)
             if time.monotonic() - saved > save_seconds:
                 self._save()
                 saved = time.monotonic()
         self._save()
-
-
-CURVE = [
-    *("step", "seconds", "l1", "coarse", "perceptual", "codebook", "commitment"),
-    *("restarted", "psnr", "codes_used"),
-]
-
-
-def _append(path: Path, row: dict[str, float]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, CURVE)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def main() -> None:

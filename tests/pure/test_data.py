@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging.degrade import PRESETS
+from imaging.degrade import PRESETS, Thresholds, degrade, scores, usm_sharpen
 from pure.belief import LEVELS, Belief
-from pure.data import Crop, CropSampler, Photo, load_photos, make_pair, read_index
+from pure.data import (
+    Crop,
+    CropSampler,
+    KnownLabels,
+    Photo,
+    label,
+    load_photos,
+    make_pair,
+    read_index,
+)
 
 
 def photo(height, width, *, name="a", plain=False, seed=0):
@@ -153,9 +162,10 @@ def test_a_pair_has_two_pictures_of_one_size_and_a_true_label(preset):
     crop = Crop(photo(32, 32), photo(32, 32).pixels)
     pair = make_pair(crop, 3, preset)
     assert pair.crop is crop
+    assert pair.small.shape == (8, 8, 3)
     assert pair.lq.shape == (32, 32, 3)
     assert pair.lq.dtype == np.uint8
-    belief = Belief.parse(pair.label)
+    belief = Belief.parse(label(pair, KnownLabels()))
     assert belief.blur in LEVELS
     assert belief.noise in LEVELS
 
@@ -164,5 +174,24 @@ def test_a_pair_depends_on_its_seed_alone():
     crop = Crop(photo(32, 32), photo(32, 32).pixels)
     first, second, other = (make_pair(crop, seed, "realesrgan") for seed in (1, 1, 2))
     assert np.array_equal(first.lq, second.lq)
-    assert first.label == second.label
+    assert first.parameters == second.parameters
     assert not np.array_equal(first.lq, other.lq)
+
+
+def test_references_are_sharpened_where_the_preset_expects_it_and_it_is_wanted():
+    crop = Crop(photo(32, 32), photo(32, 32).pixels)
+    pair = make_pair(crop, 3, "realesrgan", sharpen=True)
+    assert np.array_equal(pair.crop.pixels, usm_sharpen(crop.pixels))
+    assert np.array_equal(pair.small, degrade(pair.crop.pixels, pair.parameters))
+    for unchanged in (make_pair(crop, 3, "realesrgan"), make_pair(crop, 3, "mild", sharpen=True)):
+        assert unchanged.crop is crop
+
+
+def test_a_known_label_is_its_score_between_the_thresholds():
+    crop = Crop(photo(32, 32), photo(32, 32).pixels)
+    pair = make_pair(crop, 1, "realesrgan")
+    score = scores(pair.parameters)
+    between = Thresholds((score.blur - 1, score.blur + 1), (score.noise + 1, score.noise + 2))
+    assert label(pair, KnownLabels(between)) == "Medium blur, small noise."
+    above = Thresholds((score.blur - 2, score.blur - 1), (score.noise - 2, score.noise))
+    assert label(pair, KnownLabels(above)) == "Large blur, large noise."

@@ -1,4 +1,7 @@
+import csv
 import json
+import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -6,23 +9,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 
 import pure.train
 from pure.checkpoint import load
 from pure.grammar import Grammar, Grid
 from pure.model import Transformer, TransformerConfig
+from pure.pretokenise import DataSetError, build_sequence
+from pure.start import initialise
 from pure.train import (
+    PRESETS,
+    SequenceLoss,
     SequenceTraining,
     Trainer,
     TrainingSequence,
-    build_sequence,
+    clustered_order,
     collate,
-    initialise,
-    losses,
-    point_head,
 )
-from pure.vq import CONFIGS, VQModel
+from pure.training import TrainingError
+from pure.vocab import RELEASED_SIZE, Vocab
+from tools.tiny_checkpoint import vocabulary
 
 SMALL = TransformerConfig(
     vocab_size=0,
@@ -31,169 +36,238 @@ SMALL = TransformerConfig(
     num_hidden_layers=2,
     num_attention_heads=2,
     num_key_value_heads=2,
-    dropout=0.1,
 )
 SETTINGS = SequenceTraining(
-    size="small", native=32, batch=3, steps=6, warm_up=2, lr=1e-2, pointed=0
+    size="small",
+    native=32,
+    sequences=0,
+    batch=3,
+    steps=6,
+    warm_up=2,
+    lr=1e-2,
+    dropout=0.1,
+    copier=0,
+    evaluate_every=0,
+    sample_every=0,
 )
+WHOLE = {"unconditional": 0.0, "without_label": 0.0, "without_caption": 0.0}
 
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Four photos of coloured noise: three to train on, one held out."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    records = []
-    for i, split in enumerate(("train", "train", "train", "held_out")):
-        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((48, 48)).save(folder / f"{i}.png")
-        records.append(
-            {"id": str(i), "file": f"{i}.png", "split": split, "kind": "lake", "words": ["lake"]}
-            | {"plain_background": False, "width": 48, "height": 48}
-        )
-    (folder / "index.json").write_text(json.dumps(records))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vq_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vq")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = VQModel(CONFIGS["tiny"]).state_dict()
-    config = json.dumps({"channels": 8, "multipliers": [1, 1, 2, 2]} | TINY_REST)
-    save_file(state, folder / "vq.safetensors", metadata={"config": config})
-    return folder
-
-
-TINY_REST = {
-    "encoder_blocks": 1,
-    "decoder_blocks": 1,
-    "z_channels": 8,
-    "codebook_size": 16,
-    "norm_groups": 4,
-}
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.fixture
-def trainer(photos, vq_folder, tmp_path, monkeypatch):
+def trainer(sequences_folder, vq_folder, tmp_path, monkeypatch):
     """Make a trainer of a two-layer model; called again it starts, or resumes, in that folder."""
     monkeypatch.setitem(pure.train.CONFIGS, "small", SMALL)
-    monkeypatch.setattr(pure.train, "HELD_OUT_PAIRS", 4)
 
-    def make(name="run", **changes):
-        return Trainer(replace(SETTINGS, **changes), photos, vq_folder, tmp_path / name)
+    def make(name="run", *, start=None, **changes):
+        settings = replace(SETTINGS, **changes)
+        return Trainer(settings, sequences_folder, vq_folder, tmp_path / name, start)
 
     return make
 
 
-@pytest.fixture
-def grammar(vocab):
-    return Grammar(vocab)
-
-
-def test_only_the_answer_is_trained_on(grammar):
-    codes = torch.arange(16).view(4, 4) % len(grammar.vocab.codes)
-    prompt = grammar.prompt([grammar.vocab.text[0]], codes)
-    sequence = build_sequence(grammar, prompt, [7, 8], [9], codes)
-    image = len(grammar.image(codes))
-    assert len(sequence.ids) == len(sequence.parts) == len(prompt) + 3 + image + 1
-    assert sequence.parts == [-1] * len(prompt) + [0, 0, 1] + [2] * (image + 1)
-    assert sequence.ids[-1] == grammar.vocab.end_turn
-    grammar.read_image(sequence.ids[-image - 1 : -1])
+def equal(a, b):
+    """Whether two nested states are the same, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
 
 
 def test_a_batch_is_padded_on_the_right_and_not_trained_there():
     long, short = TrainingSequence([1, 2, 3], [-1, 0, 2]), TrainingSequence([4], [2])
-    ids, parts = collate([long, short], pad=99)
-    assert ids.tolist() == [[1, 2, 3], [4, 99, 99]]
-    assert parts.tolist() == [[-1, 0, 2], [2, -1, -1]]
+    for length in (None, 3):
+        ids, parts = collate([long, short], pad=99, length=length)
+        assert ids.tolist() == [[1, 2, 3], [4, 99, 99]]
+        assert parts.tolist() == [[-1, 0, 2], [2, -1, -1]]
 
 
-def test_the_loss_is_the_mean_over_all_targets():
-    torch.manual_seed(0)
-    model = Transformer(replace(SMALL, vocab_size=11)).eval()
-    ids = torch.randint(11, (2, 7))
-    parts = torch.tensor([[-1, -1, 0, 0, 1, 2, 2], [-1, 0, 1, 1, 2, -1, -1]])
-    result = losses(model, ids, parts, z_loss=0.0)
-    logits = model(ids)
+def test_what_is_longer_than_the_limit_is_cut():
+    ids, parts = collate([TrainingSequence([1, 2, 3], [-1, 0, 2])], pad=99, length=2)
+    assert (ids.tolist(), parts.tolist()) == ([[1, 2]], [[-1, 0]])
+
+
+IDS = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(0))
+LABELLED = torch.tensor([[-1, -1, 0, 0, 1, 2, 2], [-1, 0, 1, 1, 2, -1, -1]])
+
+
+def small_model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Transformer(replace(SMALL, vocab_size=11)).eval()
+
+
+@pytest.mark.parametrize("text_weight", [1.0, 8.0])
+def test_the_sums_are_those_over_all_targets(text_weight):
+    model = small_model()
+    sums = SequenceLoss(model, text_weight)(IDS, LABELLED)
+    logits = model(IDS)
     naive = {0: [], 1: [], 2: []}
+    z = 0.0
     for row in range(2):
         for t in range(1, 7):
-            if (part := int(parts[row, t])) >= 0:
-                naive[part].append(-F.log_softmax(logits[row, t - 1], -1)[ids[row, t]].item())
-    everything = [x for values in naive.values() for x in values]
-    assert result["total"].item() == pytest.approx(np.mean(everything), abs=1e-5)
+            if (part := int(LABELLED[row, t])) >= 0:
+                naive[part].append(-F.log_softmax(logits[row, t - 1], -1)[IDS[row, t]].item())
+                z += torch.logsumexp(logits[row, t - 1], -1).item() ** 2
+    weighted = text_weight * (sum(naive[0]) + sum(naive[1])) + sum(naive[2])
+    assert sums["weighted"].item() == pytest.approx(weighted, rel=1e-5)
+    assert sums["z"].item() == pytest.approx(z, rel=1e-5)
     for i, name in enumerate(pure.train.PARTS):
-        assert result[name].item() == pytest.approx(np.mean(naive[i]), abs=1e-5)
-
-
-def test_the_z_loss_is_the_squared_log_partition():
-    torch.manual_seed(0)
-    model = Transformer(replace(SMALL, vocab_size=11)).eval()
-    ids, parts = torch.randint(11, (1, 4)), torch.tensor([[-1, -1, -1, 2]])
-    extra = losses(model, ids, parts, 0.5)["total"] - losses(model, ids, parts, 0.0)["total"]
-    z = torch.logsumexp(model(ids)[0, 2], -1)
-    assert extra.item() == pytest.approx(0.5 * z.item() ** 2, rel=1e-4)
+        assert sums[name].item() == pytest.approx(sum(naive[i]), rel=1e-5)
+        assert sums[f"N {name}"].item() == len(naive[i])
 
 
 def test_padding_does_not_change_the_loss():
-    torch.manual_seed(0)
-    model = Transformer(replace(SMALL, vocab_size=11)).eval()
+    loss = SequenceLoss(small_model())
     sequence = TrainingSequence([1, 2, 3, 4], [-1, 0, 1, 2])
-    alone = losses(model, *collate([sequence], 0), 0.0)["total"]
+    alone = loss(*collate([sequence], 0))["weighted"]
     longer = TrainingSequence([5] * 9, [-1] * 9)
-    padded = losses(model, *collate([sequence, longer], 0), 0.0)["total"]
-    assert padded.item() == pytest.approx(alone.item(), abs=1e-6)
+    padded = loss(*collate([sequence, longer], 0))["weighted"]
+    assert padded.item() == pytest.approx(alone.item(), rel=1e-6)
 
 
-def test_a_batch_depends_on_its_number_alone(trainer):
-    a, b = trainer("a"), trainer("b")
+def test_a_step_minimises_the_weighted_mean_and_the_z_loss(trainer):
+    """The first step's total against the definition, over the whole batch at once."""
+    changes = {"precision": "fp32", "dropout": 0.0, "text_weight": 5.0, "z_loss": 0.1}
+    run = trainer(**changes, per_device=2)
+    [whole] = trainer("whole", **changes).batch(0)
+    ids, parts = whole
+    kinds = parts[:, 1:][parts[:, 1:] >= 0]
+    with torch.no_grad():
+        logits = run.model(ids)[:, :-1][parts[:, 1:] >= 0]
+    each = F.cross_entropy(logits, ids[:, 1:][parts[:, 1:] >= 0], reduction="none")
+    weight = torch.where(kinds < 2, 5.0, 1.0)
+    total = (each * weight).sum() / weight.sum() + 0.1 * logits.logsumexp(-1).pow(2).mean()
+    row = run.train_step()
+    assert row["total"] == pytest.approx(total.item(), rel=1e-5)
+    for i, name in enumerate(pure.train.PARTS):
+        assert row[name] == pytest.approx(each[kinds == i].mean().item(), rel=1e-5)
+
+
+def test_small_passes_train_as_one_large(trainer):
+    changes = {"precision": "fp32", "dropout": 0.0, "batch": 4}
+    runs = [trainer(str(size), **changes, per_device=size) for size in (0, 1, 3)]
+    for run in runs:
+        for _ in range(3):
+            run.train_step()
+    for run in runs[1:]:
+        for key, value in runs[0].model.state_dict().items():
+            torch.testing.assert_close(value, run.model.state_dict()[key], rtol=0, atol=2e-6)
+
+
+def test_recomputing_blocks_changes_nothing_even_with_dropout(trainer):
+    runs = [trainer(str(recompute), recompute=recompute) for recompute in (0, 1)]
+    for run in runs:
+        for _ in range(3):
+            run.train_step()
+    assert equal(*(run.model.state_dict() for run in runs))
+
+
+@pytest.mark.parametrize("order", ["given", "clustered"])
+def test_a_batch_depends_on_its_number_alone(trainer, order):
+    a, b = trainer("a", order=order), trainer("b", order=order)
     a.batch(0)
-    for first, second in zip(a.batch(3), b.batch(3), strict=True):
-        assert torch.equal(first, second)
-    assert not torch.equal(a.batch(3)[0], a.batch(4)[0])
+    assert equal(a.batch(9), b.batch(9))
+    assert not equal(a.batch(9), a.batch(10))
+
+
+def test_sequences_come_as_given_and_then_again(trainer):
+    run = trainer(sequences=7)
+    assert [run.indices(step) for step in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
+
+
+def test_a_sequence_longer_than_the_held_out_ones_is_not_cut(trainer, monkeypatch):
+    run = trainer(**WHOLE)
+    long = TrainingSequence([5] * (run.length + 7), [2] * (run.length + 7))
+    monkeypatch.setattr(run.train_set, "sequence", lambda index: long)
+    [(ids, _)] = run.batch(0)
+    assert ids.shape == (3, run.length + 7)
+    run.limit = 20  # what the model was made for
+    assert run.batch(0)[0][0].shape == (3, 20)
+
+
+def test_an_epoch_in_clusters_has_every_sequence_once_and_the_next_is_mixed_anew(trainer):
+    run = trainer(order="clustered", batch=4)
+    assert run.per_epoch == len(run.train_set) // 4 == 6
+    epochs = [[i for step in range(e * 6, e * 6 + 6) for i in run.indices(step)] for e in (0, 1)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(24))
+    assert epochs[0] != epochs[1]
+
+
+def test_batches_hold_sequences_of_similar_length(monkeypatch):
+    monkeypatch.setattr(pure.train, "WINDOW", 5)
+    lengths = np.random.default_rng(0).integers(100, 1000, 1003)
+    order = clustered_order(lengths, 10, seed=0, epoch=0)
+    assert order.shape == (100, 10)
+    assert len(set(order.flatten())) == 1000  # the last three fill no batch
+    spread = np.ptp(lengths[order], axis=1)
+    # a window is 50 of 1003 lengths between 100 and 1000: about 45 apart
+    assert spread.max() < 90
+    starts = lengths[order].min(axis=1)
+    assert abs(np.corrcoef(starts, np.arange(100))[0, 1]) < 0.3  # long ones do not come last
 
 
 def test_some_sequences_lack_label_caption_or_prompt(trainer):
-    run = trainer(without_label=1.0, without_caption=0.0, unconditional=0.0)
-    _, parts = run.batch(0)
+    [(_, parts)] = trainer(without_label=1.0, without_caption=0.0, unconditional=0.0).batch(0)
     assert not (parts == 0).any()
     assert (parts == 1).any()
     run = trainer("alone", unconditional=1.0)
-    ids, parts = run.batch(0)
+    [(ids, parts)] = run.batch(0)
     assert (ids[:, 0] == run.vocab.begin_image).all()
-    assert set(parts.unique().tolist()) == {2}
+    assert set(parts.unique().tolist()) <= {-1, 2}
+    [(ids, parts)] = trainer("whole", **WHOLE).batch(0)
+    assert (ids[:, 0] == run.vocab.bos).all()
+    assert {0, 1, 2} < set(parts.unique().tolist())
 
 
-def test_training_sequences_hold_two_pictures_and_a_true_label(trainer):
-    run = trainer(without_label=0.0, without_caption=0.0, unconditional=0.0)
-    ids, parts = run.batch(0)
-    row = ids[0].tolist()
-    begins = [i for i, token in enumerate(row) if token == run.vocab.begin_image]
-    assert len(begins) == 2
-    grid = Grid(4, 4)
-    for begin in begins:
-        codes = run.grammar.read_image(row[begin : begin + grid.body + 4])
-        assert codes.shape == (4, 4)
-    label = run.text.decode(ids[0][parts[0] == 0].tolist())
-    pair = run._pair(run.sampler, 0, seed=0)
-    assert label == pair.label
+def test_training_waits_for_shards_that_are_still_being_made(trainer, monkeypatch):
+    run = trainer(sequences=1000)
+    late, waits = run.train_set.sequence(0), []
+
+    def sequence(index):
+        if index == 999 and len(waits) < 2:
+            raise FileNotFoundError("00166.safetensors")
+        return late
+
+    monkeypatch.setattr(run.train_set, "sequence", sequence)
+    monkeypatch.setattr(pure.train.time, "sleep", waits.append)
+    assert run._sequence(999) is late
+    assert len(waits) == 2
 
 
-def test_an_interrupted_run_ends_like_an_undisturbed_one(trainer):
-    whole = trainer("whole")
+@pytest.mark.parametrize("changes", [{}, {"order": "clustered", "per_device": 2, "ema": 0.0}])
+def test_an_interrupted_run_ends_like_an_undisturbed_one(trainer, tmp_path, changes):
+    whole = trainer("whole", **changes)
     whole.run()
-    first = trainer("parts")
+    first = trainer("parts", **changes)
     for _ in range(3):
         first.train_step()
     first.save()
-    second = trainer("parts")
+    first.train_step()  # lost
+    torch.manual_seed(99)  # nothing may depend on it
+    second = trainer("parts", **changes)
     assert second.step == 3
     second.run()
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[key]), key
-        assert torch.equal(whole.average[key], second.average[key]), key
+    states = [
+        torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")
+    ]
+    assert states[0]["step"] == 6
+    assert equal(*states)
+
+
+def test_epochs_become_steps(trainer):
+    run = trainer(steps=0, epochs=2.5, batch=5, warm_up=0, warm_up_epochs=0.5)
+    assert (run.per_epoch, run.steps, run.warm_up) == (4, 10, 2.0)
+    rates = []
+    for run.step in range(10):
+        rates.append(run._rate())
+    assert rates[:3] == pytest.approx([5e-3, 1e-2, 1e-2])
+    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
 
 
 def test_the_saved_folder_loads_and_holds_the_averaged_weights(trainer, tmp_path):
@@ -202,14 +276,46 @@ def test_the_saved_folder_loads_and_holds_the_averaged_weights(trainer, tmp_path
     run.save()
     checkpoint = load(tmp_path / "run" / "checkpoint")
     assert checkpoint.native == SETTINGS.native
-    assert checkpoint.photos == 3
     saved = checkpoint.model.state_dict()
     for key, value in run.average.items():
         assert torch.equal(saved[key], value.to(torch.bfloat16).float()), key
+    assert any(not torch.equal(run.average[k], v) for k, v in run.model.state_dict().items())
+
+
+def test_a_run_that_starts_from_a_folder_goes_on_with_its_weights(trainer, tmp_path):
+    first = trainer("first", ema=0.0)
+    first.train_step()
+    first.save()
+    run = trainer("second", start=tmp_path / "first" / "checkpoint", ema=0.0, export_every=1)
+    for key, value in first.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[key], value.bfloat16().float()), key
+    assert run.model.config.dropout == SETTINGS.dropout
+    run.export(tmp_path / "again")
+    again = load(tmp_path / "again")
+    assert equal(again.model.state_dict(), run.model.state_dict())
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["pure"]["training"]["size"] == "small"
+    assert config["pure"]["native_pixels"] == 32
+
+
+def test_checkpoints_come_at_intervals_and_at_the_end(trainer, tmp_path):
+    trainer(export_every=2).run()
+    written = sorted(path.parent.name for path in (tmp_path / "run").glob("*/config.json"))
+    assert written == ["checkpoint", "checkpoint-2", "checkpoint-4"]
+    steps = {
+        json.loads((tmp_path / "run" / name / "config.json").read_text())["pure"]["step"]
+        for name in written
+    }
+    assert steps == {2, 4, 6}
+
+
+def test_a_folder_of_other_tokens_is_refused(trainer, checkpoint_folder):
+    with pytest.raises(TrainingError, match="written with other tokens"):
+        trainer(start=checkpoint_folder)
 
 
 def test_training_on_one_batch_learns_it(trainer, monkeypatch):
-    run = trainer(steps=40, without_label=0.0, without_caption=0.0, unconditional=0.0)
+    run = trainer(steps=40, dropout=0.0, **WHOLE)
     batch = run.batch(0)
     monkeypatch.setattr(run, "batch", lambda step: batch)
     before = run.train_step()["total"]
@@ -225,62 +331,181 @@ def test_a_loss_that_is_no_number_stops_the_run(trainer):
         run.train_step()
 
 
-def test_initial_weights_have_the_stated_spread():
-    model = Transformer(replace(SMALL, vocab_size=4000))
-    initialise(model)
-    state = model.state_dict()
-    assert state["lm_head.weight"].std().item() == pytest.approx(0.02, rel=0.02)
-    deep = state["model.layers.0.mlp.down_proj.weight"].std().item()
-    assert deep == pytest.approx(0.02 / 2, rel=0.15)  # two layers: the root of four
-    assert (state["model.norm.weight"] == 1).all()
+def test_a_run_writes_its_curve(trainer, tmp_path):
+    trainer(evaluate_every=3, **WHOLE).run()
+    with (tmp_path / "run" / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["step"]) for row in rows] == [2, 5]
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert float(rows[1]["held_out_image"]) < float(rows[0]["held_out_image"])
 
 
-@pytest.mark.parametrize("distance", [1, 40, 298])
-def test_a_pointed_head_looks_the_stated_distance_back(distance):
-    from pure.model import rotary, rotate
+def test_held_out_losses_are_means_over_all_pairs_of_the_averaged_weights(trainer, monkeypatch):
+    run = trainer(precision="fp32")
+    run.train_step()
+    model = Transformer(run.model.config).eval()
+    model.load_state_dict(run.average)
+    assert len(run.held_out) == 6  # not a multiple of what fits one pass
+    ids, parts = collate(run.held_out, run.vocab.pad)
+    with torch.no_grad():
+        logits = model(ids)[:, :-1]
+    each = F.cross_entropy(logits.movedim(-1, 1), ids[:, 1:], reduction="none")
+    for i, name in enumerate(pure.train.PARTS):
+        expected = each[parts[:, 1:] == i].mean().item()
+        assert run.evaluate()[f"held_out_{name}"] == pytest.approx(expected, rel=1e-5)
 
-    torch.manual_seed(0)
-    config = replace(
-        SMALL,
-        vocab_size=20,
-        hidden_size=128,
+
+def test_samples_show_input_restoration_and_reference(trainer, tmp_path):
+    run = trainer(samples=2, sample_every=6)
+    run.run()
+    with Image.open(tmp_path / "run" / "samples" / "00000006.png") as sheet:
+        assert sheet.size == (3 * 32, 2 * 32)
+        pixels = np.asarray(sheet)
+    row = run.held_out[1]
+    begins = [i for i, token in enumerate(row.ids) if token == run.vocab.begin_image]
+    grammar, length = Grammar(run.vocab), Grid(4, 4).body + 4
+    for begin, left in zip(begins, (0, 64), strict=True):
+        codes = grammar.read_image(row.ids[begin : begin + length])
+        expected = np.asarray(run.vq.decode_image(codes))
+        assert np.array_equal(pixels[32:, left : left + 32], expected)
+
+
+def test_a_run_starts_as_a_copier_if_wanted(sequences_folder, vq_folder, tmp_path):
+    """The real nano configuration, untrained: the picture it likes best is the poor one."""
+    settings = replace(SETTINGS, size="nano", copier=1, precision="fp32", **WHOLE)
+    run = Trainer(settings, sequences_folder, vq_folder, tmp_path)
+    [(ids, _)] = run.batch(0)
+    begin = [(row == run.vocab.begin_image).nonzero().flatten().tolist() for row in ids]
+    with torch.no_grad():
+        logits = run.model.eval()(ids)
+    right = []
+    for row, (lq, answer) in enumerate(begin):
+        for k in range(Grid(4, 4).body):
+            token = int(ids[row, lq + 3 + k])
+            if token in run.vocab.codes:
+                here = logits[row, answer + 2 + k][run.vocab.code_ids]
+                right.append(run.vocab.codes[int(here.argmax())] == token)
+    assert np.mean(right) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 3, "epochs": 1.0}, "either steps or epochs"),
+        ({"steps": 0}, "either steps or epochs"),
+        ({"sharding": "full"}, "not with sharding full"),
+        ({"sharding": "full", "ema": 0.0, "compile": 1}, "not with sharding full"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 25}, "24 sequences are less than a batch of 25"),
+        ({"sharding": "full", "ema": 0.0}, "one process only"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(trainer, changes, message):
+    with pytest.raises(TrainingError, match=message):
+        trainer(**changes)
+
+
+def test_data_that_is_not_there_is_named(vq_folder, tmp_path):
+    (tmp_path / "names.json").write_text("{}")
+    with pytest.raises(DataSetError, match=r"pure\.pretokenise"):
+        Trainer(SETTINGS, tmp_path, vq_folder, tmp_path / "run")
+
+
+def test_the_paper_preset_is_the_published_recipe():
+    """Read in the published training script; see the recipe in docs/training.md."""
+    s = PRESETS["paper"]
+    assert (s.batch, s.per_device, s.epochs, s.warm_up_epochs) == (128, 4, 2.0, 0.5)
+    assert (s.lr, s.lowest_rate, s.betas, s.weight_decay) == (4e-4, 0.0, (0.9, 0.95), 0.1)
+    assert (s.clip, s.dropout, s.z_loss, s.precision) == (4.0, 0.05, 0.0, "bf16")
+    assert (s.sharding, s.recompute, s.order, s.text_weight) == ("full", 1, "clustered", 1.0)
+    assert PRESETS["nano"] == SequenceTraining()
+
+
+def test_one_step_of_a_wide_and_shallow_model_of_the_released_vocabulary():
+    """All 73,728 rows of embedding and head, 38 million parameters."""
+    names = vocabulary(small=False)
+    vocab = Vocab.from_names(names, RELEASED_SIZE)
+    config = TransformerConfig(
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
-        model_parallel_size=2,
     )
-    model = Transformer(config).eval()
-    point_head(model, layer=1, head=1, distance=distance)
-    attention = model.model.layers[1].self_attn
-    T = 320
-    x = torch.randn(1, T, 128)
-    cos, sin = rotary(torch.arange(T)[None], 64, config.rope_theta, torch.float32)
-    q, k = (
-        rotate(norm(projection(x).view(1, T, 2, 64)), cos, sin)[0, :, 1]
-        for norm, projection in (
-            (attention.q_norm, attention.q_proj),
-            (attention.k_norm, attention.k_proj),
-        )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Transformer(config)
+        initialise(model)
+    lq, gt = torch.randint(16_384, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    grammar = Grammar(vocab)
+    ids, parts = collate([build_sequence(grammar, grammar.prompt([], lq), [], [], gt)], vocab.pad)
+    assert (ids >= 65_536).any()  # the rows PURE added are in use
+    loss, optimiser = SequenceLoss(model), torch.optim.AdamW(model.parameters(), lr=4e-4)
+    sums = loss(ids, parts)
+    before = sums["weighted"] / sums["N image"]
+    before.backward()
+    optimiser.step()
+    with torch.no_grad():
+        after = loss(ids, parts)["weighted"] / sums["N image"]
+    assert sums["N image"] == 8 * 9 + 5
+    assert before.item() == pytest.approx(math.log(RELEASED_SIZE), rel=0.05)  # knows nothing yet
+    assert after < before - 0.5
+
+
+def run_main(monkeypatch, *arguments):
+    """What the command line makes of these arguments: those of the trainer."""
+    made = []
+
+    class Fake:
+        def __init__(self, *arguments):
+            made.append(arguments)
+
+        def run(self):
+            made.append("ran")
+
+    monkeypatch.setattr(pure.train, "Trainer", Fake)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    pure.train.main()
+    assert made[1:] == ["ran"]
+    return made[0]
+
+
+def test_the_command_line_fills_the_settings(monkeypatch, tmp_path):
+    settings, data, _, out, start = run_main(
+        monkeypatch, "--steps", "7", "--lr", "0.1", "--betas", "0.8", "0.9", "--data", "x"
     )
-    scores = (q @ k.mT / 8).masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
-    weights = scores.softmax(-1)
-    here = torch.arange(distance, T)
-    assert (weights.argmax(-1)[here] == here - distance).all()
-    assert weights[here, here - distance].mean() > 0.6  # the rest goes to the direct neighbours
+    assert settings == replace(PRESETS["nano"], steps=7, lr=0.1, betas=(0.8, 0.9))
+    assert (str(data), str(out), start) == ("x", "runs/sequences", None)
 
 
-def test_heads_that_share_parameters_cannot_be_pointed():
-    with pytest.raises(ValueError, match="own QK-norm row"):
-        point_head(Transformer(replace(SMALL, vocab_size=20)), 0, 0, 5)
+def test_the_command_line_starts_from_a_preset(monkeypatch):
+    settings, *_, start = run_main(
+        monkeypatch, "--preset", "paper", "--start", "grown", "--per-device", "2"
+    )
+    assert settings == replace(PRESETS["paper"], per_device=2)
+    assert str(start) == "grown"
 
 
-def test_pointed_heads_of_a_run_find_the_cell_to_be_restored(trainer, monkeypatch):
-    monkeypatch.setitem(pure.train.CONFIGS, "small", replace(SMALL, model_parallel_size=2))
-    pointed = []
-    monkeypatch.setattr(pure.train, "point_head", lambda m, *where: pointed.append(where))
-    run = trainer(pointed=1, without_label=0.0, without_caption=0.0, unconditional=0.0)
-    row = run.batch(0)[0][0].tolist()
-    first, second = (i for i, token in enumerate(row) if token == run.vocab.begin_image)
-    (layer, head, distance), *_ = pointed
-    assert (layer, head) == (0, 0)
-    # standing on the width token, about to write the first code of the answer
-    assert second + 2 - distance == first + 3
+def test_the_command_line_refuses_a_contradiction_in_a_sentence(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, "--steps", "7", "--epochs", "1")
+    assert "give either steps or epochs" in capsys.readouterr().err
+
+
+def test_the_command_line_prints_a_plan(monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["train", "--preset", "paper", "--plan", "32", "--sequences", "94991"]
+    )
+    pure.train.main()
+    printed = capsys.readouterr().out
+    assert "32 processes, 4 sequences of 8450 tokens" in printed
+    assert "1484 steps" in printed
