@@ -27,7 +27,7 @@ from pure.checkpoint import load_vq
 from pure.grammar import Grid
 from pure.model import CONFIGS, Transformer
 from pure.pretokenise import PARTS, TrainingSequence, read_shard
-from pure.start import Pointer, initialise, start_as_copy
+from pure.start import Pointer, initialise, level_pointers, start_as_copy
 from pure.vocab import Vocab
 from pure.vq import VQModel
 
@@ -39,11 +39,16 @@ HELD_OUT_PAIRS = 48
 
 def nano_pointers(label: int, caption: int) -> list[Pointer]:
     """Where PURE-nano's heads look first, for texts of these lengths in tokens."""
-    around = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1)]
-    lq = [Pointer(i // 3, i % 3, "lq", row, column) for i, (row, column) in enumerate(around)]
-    above = [Pointer(0, 3, "answer", -1, 0), Pointer(1, 3, "answer", -1, 1)]
-    without = [Pointer(2, i, "lq", text=text) for i, text in enumerate((0, label, caption))]
-    return [*lq, *above, *without]
+    around = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+    looks = [("lq", *cell) for cell in around[:5]]
+    looks += [("answer", -1, column) for column in (0, 1, -1)]
+    looks += [("lq", *cell) for cell in around[5:]]
+    full = [Pointer(i // 8, i % 8, *look, length=1 if i else 2) for i, look in enumerate(looks)]
+    # these write nothing at first: what they bring is of use only where a text is left out
+    without = [
+        Pointer(1, 4 + i, "lq", text=text, length=0) for i, text in enumerate((0, label, caption))
+    ]
+    return [*full, *without]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class SequenceTraining:
             guidance's second row reads.
         without_label, without_caption: share of answers that lack it, each.
         copier: 1 starts as `pure.start.start_as_copy`, 0 from noise.
+        local: state of `pure.pretrain` to go on from.
         text_weight: how often a target in label or caption counts.
         compile: 1 compiles the transformer, which pays after a few hundred steps.
         z_loss: weight of the squared log-partition of the logits.
@@ -79,6 +85,7 @@ class SequenceTraining:
     without_caption: float = 0.08
     text_weight: float = 8.0
     copier: int = 1
+    local: str = ""
     compile: int = 0
     ema: float = 0.998
     seed: int = 0
@@ -128,6 +135,10 @@ class Trainer:
         self.vq = load_vq(vq)
         self.names = json.loads((data / "names.json").read_text())
         self.vocab = Vocab.from_names(self.names, len(self.names))
+        held_out = [s for p in sorted((data / "held_out").glob("*.safetensors")) for s in read_shard(p)]
+        self.shard_size = 64
+        self.length = max(len(s.ids) for s in held_out)
+        self.held_out = collate(held_out[:HELD_OUT_PAIRS], self.vocab.pad, self.length)
         torch.manual_seed(settings.seed)  # initial weights only
         self.model = Transformer(replace(CONFIGS[settings.size], vocab_size=len(self.names)))
         self._start(self.names, self.vq)
@@ -142,10 +153,6 @@ class Trainer:
         if settings.compile:
             self.model.hidden = torch.compile(self.model.hidden, dynamic=False)
         self._shards: dict[int, list[TrainingSequence]] = {}
-        held_out = [s for p in sorted((data / "held_out").glob("*.safetensors")) for s in read_shard(p)]
-        self.shard_size = 64
-        self.length = max(len(s.ids) for s in held_out)
-        self.held_out = collate(held_out[:HELD_OUT_PAIRS], self.vocab.pad, self.length)
         self.step = 0
         self._resume()
 
@@ -162,14 +169,15 @@ class Trainer:
         }
         side = self.settings.native // vq.factor
         label, both = words["label"], words["caption"]
-        start_as_copy(
-            self.model,
-            vocab.codes,
-            vq.quantize.unit(),
-            nano_pointers(label, both - label),
-            Grid(side, side),
-            both,
-        )
+        pointers = nano_pointers(label, both - label)
+        grid = Grid(side, side)
+        start_as_copy(self.model, vocab.codes, vq.quantize.unit(), pointers, grid, both)
+        if self.settings.local:
+            state = torch.load(self.settings.local, weights_only=True)["model"]
+            self.model.load_state_dict(state)
+            ids, parts = (t[:4] for t in self.held_out)
+            code = torch.isin(ids[0], torch.tensor(vocab.codes))
+            level_pointers(self.model, pointers, ids, code & (parts[0] < 0), code & (parts[0] == 2))
 
     # Data
 
@@ -186,7 +194,8 @@ class Trainer:
         s, drop = self.settings, rng.random(3)
         if drop[2] < s.unconditional:
             return sequence.without(-1, 0, 1)
-        left_out = [0] * (drop[0] < s.without_label) + [1] * (drop[1] < s.without_caption)
+        shares = (s.without_label, s.without_caption)
+        left_out = [part for part, share in enumerate(shares) if drop[part] < share]
         return sequence.without(*left_out)
 
     def _sequence(self, index: int) -> TrainingSequence:
