@@ -57,9 +57,9 @@ CONFIGS = {
         hidden_size=256,
         intermediate_size=704,
         num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        model_parallel_size=4,  # QK-norm parameters of its own for every head
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        model_parallel_size=8,  # QK-norm parameters of its own for every head
         max_position_embeddings=4096,
     ),
 }

@@ -9,7 +9,7 @@ import colorsys
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from pure.belief import INSTRUCTION, LEVELS
+from pure.belief import INSTRUCTION, LEVELS, TextTokenizer, label_text
 from pure.data import Photo
 from pure.model import TransformerConfig
+from pure.start import Pointer
 from pure.vocab import CONTROLS, UNK, code_name, grid_name
 from pure.vq import VQConfig
 
@@ -139,6 +140,32 @@ def tokenizer(names: dict[str, int]) -> Tokenizer:
     )
     result.decoder = decoders.Metaspace(prepend_scheme="always")
     result.add_special_tokens([AddedToken(name, normalized=False) for name in CONTROLS])
+    return result
+
+
+def text_lengths(text: TextTokenizer) -> tuple[int, int]:
+    """Tokens of a label and of the caption after it; every one of PURE-nano's has as many."""
+    label = label_text("small", "small")
+    first = len(text.answer(label))
+    return first, len(text.answer(f"{label} {EXAMPLE}")) - first
+
+
+def pointers(text: tuple[int, int]) -> list[Pointer]:
+    """Where PURE-nano's heads look first, for label and caption of so many tokens.
+
+    Twelve heads bring the 3 × 3 cells of the poor picture and the three finished ones above; the
+    finished one on the left is the last token itself. Three more wait for answers that lack a
+    text, and write nothing until training finds a use for them.
+    """
+    lq = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+    above = [(-1, 0), (-1, 1), (-1, -1)]
+    first = [Pointer(0, i, "lq", *cell) for i, cell in enumerate(lq[:5])]
+    first += [Pointer(0, 5 + i, "answer", *cell) for i, cell in enumerate(above)]
+    result = [replace(first[0], length=2.0), *first[1:]]
+    result += [Pointer(1, i, "lq", *cell) for i, cell in enumerate(lq[5:])]
+    label, caption = text
+    for i, shorter in enumerate((0, label, caption)):
+        result.append(Pointer(1, 4 + i, "lq", text=shorter, length=0.0))
     return result
 
 

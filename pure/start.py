@@ -18,9 +18,8 @@ from torch import Tensor
 from pure.grammar import Grid
 from pure.model import Transformer
 
-POINTING_CHANNELS, POINTING_STRENGTH = 12, 4.0
+POINTING_CHANNELS, POINTING_STRENGTH = 12, 8.0
 EMBEDDED = 1.0  # length of a code's look in its embedding; its random part has about 0.3
-COPIED = 3.0, 1.0  # lengths of what the first pointed head adds to the residual stream, and others
 LIKENESS = 20.0  # logits of a code per unit of cosine likeness to the code copied, about
 
 
@@ -32,6 +31,7 @@ class Pointer:
         picture: the poor picture ("lq") or the answer so far ("answer").
         row, column: from the cell to be written to the cell it looks at.
         text: tokens between the pictures it reckons with; None for the whole text.
+        length: of what it adds to the residual stream at first.
     """
 
     layer: int
@@ -40,6 +40,7 @@ class Pointer:
     row: int = 0
     column: int = 0
     text: int | None = None
+    length: float = 1.0
 
     def distance(self, grid: Grid, text: int) -> int:
         """Tokens from the one before the cell to be written back to what it looks at."""
@@ -87,6 +88,20 @@ def point_head(model: Transformer, layer: int, head: int, distance: int) -> None
         query.get_parameter("bias")[head, half + fast] = -POINTING_STRENGTH * angle.sin()
 
 
+@dataclass(frozen=True)
+class Started:
+    """What `start_as_copy` chose.
+
+    Attributes:
+        own: (looks, D) directions of a token's own look in its embedding.
+        written: (pointers, looks, D) what a pointed head adds to the residual stream, per unit
+            of the look of the code it is pointed at.
+    """
+
+    own: Tensor
+    written: Tensor
+
+
 @torch.no_grad()
 def start_as_copy(
     model: Transformer,
@@ -95,7 +110,7 @@ def start_as_copy(
     pointers: Iterable[Pointer],
     grid: Grid,
     text: int,
-) -> None:
+) -> Started:
     """Start as the plainest restorer: one that writes codes which look like the poor picture's.
 
     Codes that look alike get embeddings and head rows that are alike, from the tokenizer's code
@@ -129,11 +144,51 @@ def start_as_copy(
     model.lm_head.weight[ids] += LIKENESS / math.sqrt(D) * centred @ written[0]
     # What the first norm makes of the look of a code
     rms = model.model.embed_tokens.weight[ids].pow(2).mean(1).sqrt().mean()
-    for i, (pointer, target) in enumerate(zip(pointers, written, strict=True)):
+    for pointer, target in zip(pointers, written, strict=True):
         point_head(model, pointer.layer, pointer.head, pointer.distance(grid, text))
         attention = model.model.layers[pointer.layer].get_submodule("self_attn")
         first = pointer.head * config.head_dim
         dims = slice(first, first + looks)
         attention.get_submodule("v_proj").get_parameter("weight")[dims] = own
         output = attention.get_submodule("o_proj").get_parameter("weight")
-        output[:, dims] = (COPIED[min(i, 1)] * rms / EMBEDDED) * target.T
+        output[:, dims] = (pointer.length * rms / EMBEDDED) * target.T
+    return Started(own, torch.stack([p.length * t for p, t in zip(pointers, written, strict=True)]))
+
+
+@torch.no_grad()
+def level_pointers(
+    model: Transformer, pointers: Iterable[Pointer], ids: Tensor, lq: Tensor, answer: Tensor
+) -> None:
+    """Let pointed heads of deeper layers write as strongly as those of the first.
+
+    A head reads what the norm before it makes of a code's look, and that shrinks as the residual
+    stream grows. Measured on sequences, once the layers before are trained.
+
+    Args:
+        model: as `start_as_copy` left it, its first layers trained since.
+        pointers: those it was started with.
+        ids: (B, T) sequences.
+        lq: (T,) mask of the poor picture's codes.
+        answer: (T,) mask of the answer's codes.
+    """
+    sizes: dict[int, Tensor] = {}
+    layers = model.model.layers
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, inputs, i=i: sizes.__setitem__(i, inputs[0].float().pow(2).mean(-1).sqrt())
+        )
+        for i, layer in enumerate(layers)
+    ]
+    for layer in range(len(layers)):
+        deeper = [p for p in pointers if p.layer == layer]
+        if layer == 0 or not deeper:
+            continue
+        model.hidden(ids)
+        for pointer in deeper:
+            there = lq if pointer.picture == "lq" else answer
+            scale = sizes[layer][:, there].mean() / sizes[0][:, there].mean()
+            first = pointer.head * model.config.head_dim
+            output = layers[layer].get_submodule("self_attn.o_proj").get_parameter("weight")
+            output[:, first : first + model.config.head_dim] *= scale
+    for hook in hooks:
+        hook.remove()

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from pure import nano
-from pure.belief import TextTokenizer, label_text
+from pure.belief import TextTokenizer
 from pure.checkpoint import (
     VQ_FILE,
     VQ_SAFETENSORS,
@@ -41,6 +41,7 @@ from pure.checkpoint import (
     read_names,
 )
 from pure.decode import Conversation
+from pure.engine import Engine
 from pure.grammar import Grammar, Grid
 from pure.model import CONFIGS, Transformer, TransformerConfig
 from pure.pretokenise import PARTS, PROMPT, DataSetError, TokenisedSet, TrainingSequence
@@ -54,7 +55,7 @@ from pure.sharding import (
     whole_weights,
     write_sharded_state,
 )
-from pure.start import Pointer, initialise, start_as_copy
+from pure.start import initialise, start_as_copy
 from pure.training import (
     Curve,
     TrainingError,
@@ -77,15 +78,6 @@ CURVE = [
 ]
 A800_FLOPS = 312e12  # bfloat16, dense, a second; NVIDIA's data sheet
 UTILISATION = 0.4  # of it; assumed
-
-
-def nano_pointers(label: int, caption: int) -> list[Pointer]:
-    """Where PURE-nano's heads look first, for texts of these lengths in tokens."""
-    around = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1)]
-    lq = [Pointer(i // 3, i % 3, "lq", row, column) for i, (row, column) in enumerate(around)]
-    above = [Pointer(0, 3, "answer", -1, 0), Pointer(1, 3, "answer", -1, 1)]
-    without = [Pointer(2, i, "lq", text=text) for i, text in enumerate((0, label, caption))]
-    return [*lq, *above, *without]
 
 
 @dataclass(frozen=True)
@@ -392,17 +384,15 @@ class Trainer:
         return model
 
     def _start_as_copy(self, model: Transformer) -> None:
-        text = TextTokenizer(nano.tokenizer(self.names), self.vocab.text)
-        label = len(text.answer(label_text("small", "small")))
-        both = len(text.answer(f"{label_text('small', 'small')} {nano.EXAMPLE}"))
+        text = nano.text_lengths(TextTokenizer(nano.tokenizer(self.names), self.vocab.text))
         side = self.settings.native // self.vq.factor
         start_as_copy(
             model,
             self.vocab.codes,
             self.vq.quantize.unit(),
-            nano_pointers(label, both - label),
+            nano.pointers(text),
             Grid(side, side),
-            both,
+            sum(text),
         )
 
     def _shard(self, loss: SequenceLoss) -> None:
@@ -653,7 +643,8 @@ class Trainer:
         )
         begin = int(np.flatnonzero(prompt == self.vocab.begin_image)[0])
         lq, gt = (grammar.read_image(part.tolist()) for part in (prompt[begin:-1], answer[:-1]))
-        conversation = Conversation(model, grammar, prompt.tolist(), Grid(*gt.shape))
+        engine = Engine(model, self.vocab.code_ids)
+        conversation = Conversation(engine, grammar, prompt.tolist(), Grid(*gt.shape))
         steps = conversation.restore(text.tolist(), SamplingConfig(), seed=self.settings.seed)
         codes = torch.tensor([step.code for step in steps if step.code is not None])
         grids = (lq, codes.view(gt.shape), gt)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from imaging.degrade import synthesise
+from pure.critic import PatchCritic, critic_loss, generator_loss
 from pure.data import CropSampler, load_photos
 from pure.training import Curve, learning_rate, read_state, update_average, write_state
 from pure.vq import (
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 CURVE = [
     *("step", "seconds", "l1", "coarse", "perceptual", "codebook", "commitment"),
-    *("restarted", "psnr", "codes_used"),
+    *("adversarial", "critic", "restarted", "psnr", "codes_used"),
 ]
 LOWEST_RATE = 0.02  # of the peak: what the learning rate ends at
 
@@ -59,6 +60,9 @@ class VQTraining:
             few saturated colours, and a code book made from them alone has none to show.
         coarse: weight of the L1 distance of 4× reduced pictures, which carry the colour.
         perceptual: weight of the distance of SqueezeNet features; 0 turns it off.
+        adversarial: weight of the critic's opinion (`pure.critic`); 0 turns it off.
+        adversarial_from: step at which the decoder begins to listen to the critic, which learns
+            from the first step; over as many steps again its weight grows to the full.
         commitment: weight of the encoder's pull towards its code.
         ema: decay of the averaged weights that are saved for use.
         decoder_only: improve the decoder of a finished tokenizer; the codes of every picture
@@ -77,6 +81,8 @@ class VQTraining:
     vivid_share: float = 0.0
     coarse: float = 1.0
     perceptual: float = 0.2
+    adversarial: float = 0.0
+    adversarial_from: int = 200
     commitment: float = 0.25
     ema: float = 0.998
     restart_every: int = 200
@@ -293,6 +299,11 @@ class VQTrainer:
             - 1
         )
         self.distance = PerceptualDistance(perceptual) if settings.perceptual else None
+        self.critic = PatchCritic() if settings.adversarial else None
+        if self.critic is not None:
+            self.critic_optimiser = torch.optim.AdamW(
+                self.critic.parameters(), lr=2e-4, betas=(0.5, 0.9), weight_decay=0.0
+            )
         self.usage = torch.zeros(self.model.config.codebook_size, dtype=torch.long)
         self.step = 0
         self._resume()
@@ -308,6 +319,9 @@ class VQTrainer:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.usage, self.step = state["average"], state["usage"], state["step"]
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.critic_optimiser.load_state_dict(state["critic_optimiser"])
         log.info("resumed at step %d", self.step)
 
     def _save(self) -> None:
@@ -318,6 +332,9 @@ class VQTrainer:
             "usage": self.usage,
             "step": self.step,
         }
+        if self.critic is not None:
+            state["critic"] = self.critic.state_dict()
+            state["critic_optimiser"] = self.critic_optimiser.state_dict()
         write_state(self.out / "state.pt", state)
         config = json.dumps(asdict(self.model.config))
         save_file(self.average, self.out / "vq.safetensors", metadata={"config": config})
@@ -381,6 +398,9 @@ class VQTrainer:
             losses["coarse"] = s.coarse * (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
             if self.distance is not None:
                 losses["perceptual"] = s.perceptual * self.distance(y, x)
+            if self.critic is not None and self.step >= s.adversarial_from:
+                grown = min(1.0, (self.step - s.adversarial_from) / s.adversarial_from)
+                losses["adversarial"] = s.adversarial * grown * generator_loss(self.critic(y))
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(f"the loss is {total.item()} at step {self.step}")
@@ -388,9 +408,20 @@ class VQTrainer:
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        if self.critic is not None:
+            losses["critic"] = self._critic_step(x, y.detach())
         update_average(self.average, self.model.state_dict(), s.ema, self.step)
         self.step += 1
         return {k: v.item() for k, v in losses.items()} | {"restarted": restarted}
+
+    def _critic_step(self, real: Tensor, fake: Tensor) -> Tensor:
+        assert self.critic is not None
+        self.critic_optimiser.zero_grad()  # also of what the decoder's step left there
+        with self.accelerator.autocast():
+            loss = critic_loss(self.critic(real), self.critic(fake))
+        self.accelerator.backward(loss)
+        self.critic_optimiser.step()
+        return loss.detach()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

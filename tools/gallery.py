@@ -18,8 +18,8 @@ from PIL import Image
 
 from baselines import registry
 from baselines.base import Method, run
+from evaluation.metrics import psnr_y
 from imaging.load import read_photo
-from tools.nano_eval import psnr_y
 
 log = logging.getLogger(__name__)
 

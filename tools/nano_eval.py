@@ -1,117 +1,387 @@
-"""Measure PURE-nano on held-out photographs: `python -m tools.nano_eval`.
+"""Measure PURE-nano on held-out photographs: `make nano-eval`.
 
-Writes docs/nano-eval.json. Photographs of the held-out split only, degraded at two levels: "light"
-is the preset mild, "heavy" the preset realesrgan of `imaging.degrade`. PSNR is of luma (BT.601,
-studio range), as super-resolution papers give it.
+Writes docs/nano-eval.json, its tables as docs/nano-eval-tables.md, and a contact sheet.
+Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
+the preset realesrgan of `imaging.degrade`. Every picture is restored on its own with the published sampling
+and seed 0 unless a column says otherwise. Each restoration is kept in a folder and not made again,
+so a run that was interrupted goes on.
 """
 
 import argparse
 import json
 import logging
-import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
+from baselines.base import Restorer
+from baselines.registry import discover
+from evaluation import metrics
 from imaging import convert
 from imaging.degrade import levels, scores, synthesise
-from pure.data import CropSampler, load_photos
-from pure.pipeline import PurePipeline, RestoreSettings
+from pure import nano
+from pure.belief import TextTokenizer
+from pure.data import Crop, CropSampler, label_text, load_photos
+from pure.pipeline import PureOutput, PurePipeline, RestoreSettings
+from pure.pretokenise import PARTS, build_sequence
 from pure.sampling import SamplingConfig
+from tools.figures import table
 
 log = logging.getLogger(__name__)
 
 LEVELS = {"light": "mild", "heavy": "realesrgan"}
-SEED = 20_000  # of the first crop's degradation
+FIRST_SEED = 20_000  # of the first crop's degradation
+CROPS_SEED = 2
+METRICS = {
+    "psnr_y": "psnr_y",
+    "ssim_y": "ssim_y",
+    "niqe": "niqe",
+    "lpips_squeezenet": "lpips_proxy",
+}
+# Table 5's rows of the paper, and Table 6's
+GUIDANCE = ("none", "perception", "understanding", "full")
+SAMPLING = {"top-1": "top1", "top-2000": "topk:2000", "dynamic": "dynamic"}
+RESAMPLES = 2000  # of crops, for the intervals
+KINDS = ("flat", "edge", "texture")
+FLAT_GRADIENT = 4.0  # mean luma step per pixel below which a cell is flat, of 255
+EDGE_COHERENCE = 0.6  # of the structure tensor, from which a cell that is not flat is an edge
+SHOWN = 8  # crops in the contact sheet
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One crop at one level: PSNR-Y in dB by method, and whether the label was right."""
+class Case:
+    """One degraded crop."""
 
-    psnr_y: dict[str, float]
-    blur_right: bool
-    noise_right: bool
+    index: int
+    level: str
+    crop: Crop
+    lq: Image.Image
+    label: str
+    blur: str
+    noise: str
 
-
-def luma(image: Image.Image) -> np.ndarray:
-    """BT.601 luma, studio range 16 to 235, float64 (H, W)."""
-    rgb = np.asarray(image.convert("RGB"), np.float64)
-    return 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
-
-
-def psnr_y(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio of luma in dB; infinite for equal pictures."""
-    mse = float(np.mean((luma(a) - luma(b)) ** 2))
-    return float("inf") if mse == 0 else 10 * float(np.log10(255**2 / mse))
+    @property
+    def gt(self) -> Image.Image:
+        """The reference."""
+        return Image.fromarray(self.crop.pixels)
 
 
-def trial(pipeline: PurePipeline, gt_pixels: np.ndarray, preset: str, seed: int) -> Trial:
-    """Degrade a crop, restore it top-1 and dynamically, and compare with the reference."""
-    lq_pixels, parameters = synthesise(gt_pixels, preset, seed)
-    lq, gt = Image.fromarray(lq_pixels), Image.fromarray(gt_pixels)
-    vq = pipeline.checkpoint.vq
-    top1 = pipeline.restore(lq, RestoreSettings(sampling=SamplingConfig(mode="top1")))
-    dynamic = pipeline.restore(lq, RestoreSettings())
-    pictures = {
-        "bicubic": convert.resize(lq, gt.size),
-        "top1": top1.image,
-        "dynamic": dynamic.image,
-        "ceiling": vq.decode_image(vq.encode_image(gt)),
-    }
-    blur, noise = levels(scores(parameters))
-    return Trial(
-        {name: psnr_y(picture, gt) for name, picture in pictures.items()},
-        dynamic.belief.blur == blur,
-        dynamic.belief.noise == noise,
-    )
-
-
-def summarise(trials: dict[str, list[Trial]]) -> dict[str, object]:
-    """Means over crops, by level and method."""
-    everything = [t for level in trials.values() for t in level]
-    result: dict[str, object] = {
-        "label_accuracy_blur": statistics.fmean(t.blur_right for t in everything),
-        "label_accuracy_noise": statistics.fmean(t.noise_right for t in everything),
-        "tokenizer_psnr_y": statistics.fmean(t.psnr_y["ceiling"] for t in everything),
-    }
-    for level, some in trials.items():
-        result[level] = {
-            name: {"psnr_y": _mean(t.psnr_y[name] for t in some), "crops": len(some)}
-            for name in some[0].psnr_y
-        }
+def cases(sampler: CropSampler, crops: int) -> list[Case]:
+    """Every crop at every level."""
+    result = []
+    for index in range(crops):
+        crop = sampler.crop(index)
+        for level, preset in LEVELS.items():
+            pixels, parameters = synthesise(crop.pixels, preset, FIRST_SEED + index)
+            blur, noise = levels(scores(parameters))
+            words = label_text(blur, noise)
+            result.append(Case(index, level, crop, Image.fromarray(pixels), words, blur, noise))
     return result
 
 
-def _mean(values: Iterable[float]) -> float:
-    return round(statistics.fmean(values), 3)
+class Restorations:
+    """PURE's restorations, kept in a folder with what the model said and how unsure it was."""
+
+    def __init__(self, pipeline: PurePipeline, folder: Path) -> None:
+        self.pipeline = pipeline
+        self.folder = folder
+
+    def __call__(self, case: Case, name: str, settings: RestoreSettings) -> dict[str, Any]:
+        """Picture, label, caption and entropies of one restoration."""
+        stem = self.folder / case.level / name / f"{case.index:04d}"
+        record = stem.with_suffix(".json")
+        if not record.exists():
+            output = self.pipeline.restore(case.lq, settings)
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            output.image.save(stem.with_suffix(".png"))
+            record.write_text(json.dumps(_said(output)))
+            log.info("%s %s %d", case.level, name, case.index)
+        with Image.open(stem.with_suffix(".png")) as image:
+            return json.loads(record.read_text()) | {"image": image.convert("RGB")}
+
+
+def _said(output: PureOutput) -> dict[str, Any]:
+    return {
+        "label": output.belief.label,
+        "blur": output.belief.blur,
+        "noise": output.belief.noise,
+        "caption": output.belief.caption,
+        "entropy": output.entropy.round(3).tolist(),
+        "passes": output.passes,
+        "steps": output.steps,
+    }
+
+
+def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+    """95 % of the means of crops drawn anew with replacement: the percentile bootstrap."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(np.asarray(values, float), (RESAMPLES, len(values))).mean(1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summary(values: Sequence[float], digits: int = 4) -> dict[str, Any]:
+    """Mean and its interval."""
+    low, high = interval(values)
+    return {
+        "mean": round(float(np.mean(values)), digits),
+        "low": round(low, digits),
+        "high": round(high, digits),
+    }
+
+
+def measured(
+    pictures: Sequence[tuple[Image.Image, Image.Image]],
+    measures: Mapping[str, Callable[[Image.Image, Image.Image | None], float]],
+) -> dict[str, list[float]]:
+    """Each metric of (output, reference) pairs."""
+    return {name: [measure(a, b) for a, b in pictures] for name, measure in measures.items()}
+
+
+def cell_kinds(gt: Image.Image, factor: int) -> np.ndarray:
+    """What each code's cell of a reference shows: an index into `KINDS`, (rows, columns).
+
+    Flat where the mean luma gradient is small; else an edge where gradients have one direction, by
+    the coherence of the structure tensor, or texture.
+    """
+    y = metrics.luma(gt)
+    dy, dx = np.gradient(y)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        h, w = (side // factor for side in values.shape)
+        cells = values[: h * factor, : w * factor].reshape(h, factor, w, factor)
+        return cells.mean((1, 3))
+
+    xx, yy, xy = mean(dx * dx), mean(dy * dy), mean(dx * dy)
+    coherence = np.hypot(xx - yy, 2 * xy) / np.maximum(xx + yy, 1e-9)
+    kinds = np.where(coherence >= EDGE_COHERENCE, KINDS.index("edge"), KINDS.index("texture"))
+    return np.where(mean(np.hypot(dx, dy)) < FLAT_GRADIENT, KINDS.index("flat"), kinds)
+
+
+def entropies(
+    some: Sequence[Case], said: Sequence[Mapping[str, Any]], factor: int
+) -> dict[str, Any]:
+    """Mean entropy in nats of flat, edge and texture cells: per crop first, then over crops."""
+    by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for case, record in zip(some, said, strict=True):
+        kinds, values = cell_kinds(case.gt, factor), np.array(record["entropy"])
+        for i, kind in enumerate(KINDS):
+            if (kinds == i).any():
+                by_kind[kind].append(float(values[kinds == i].mean()))
+    return {kind: summary(v) | {"crops": len(v)} for kind, v in by_kind.items() if v}
+
+
+@torch.inference_mode()
+def cross_entropy(
+    pipeline: PurePipeline, some: Sequence[Case], known: frozenset[str]
+) -> dict[str, float]:
+    """Cross-entropy of the true answers, by part, in nats a token."""
+    checkpoint = pipeline.checkpoint
+    sums, counts = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0)
+    for case in some:
+        lq = convert.resize(case.lq, case.gt.size)
+        text: TextTokenizer = checkpoint.text
+        sequence = build_sequence(
+            checkpoint.grammar,
+            checkpoint.grammar.prompt(text.instruction(), checkpoint.vq.encode_image(lq)),
+            text.answer(case.label),
+            text.answer(nano.caption(case.crop.photo, case.crop.pixels, known)),
+            checkpoint.vq.encode_image(case.gt),
+        )
+        ids, parts = torch.tensor([sequence.ids]), torch.tensor(sequence.parts)[1:]
+        each = F.cross_entropy(checkpoint.model(ids)[0, :-1], ids[0, 1:], reduction="none")
+        for i, name in enumerate(PARTS):
+            sums[name] += float(each[parts == i].sum())
+            counts[name] += int((parts == i).sum())
+    return {name: round(sums[name] / counts[name], 4) for name in PARTS}
+
+
+def content_right(caption: str, case: Case, known: frozenset[str]) -> bool:
+    """Whether a caption names the photograph's kind or its main content word."""
+    photo = case.crop.photo
+    wanted = {nano.single(word) for word in (photo.kind, nano.content(photo, known))}
+    return bool(wanted & set(caption.replace(",", " ").replace(";", " ").replace(".", " ").split()))
+
+
+def methods(pipeline: PurePipeline) -> dict[str, Callable[[Case], Image.Image]]:
+    """What needs no sampling: bicubic enlargement, the tokenizer's round trip, Real-ESRGAN."""
+    vq = pipeline.checkpoint.vq
+    result: dict[str, Callable[[Case], Image.Image]] = {
+        "bicubic": lambda case: convert.resize(case.lq, case.gt.size),
+        "ceiling": lambda case: vq.decode_image(vq.encode_image(case.gt)),
+    }
+    method = discover()["realesrgan"]
+    if (reason := method.unavailable()) is None:
+        restorer: Restorer = method.load("cpu")
+        result["realesrgan"] = lambda case: restorer.restore(case.lq).image
+    else:
+        log.warning("left out: %s", reason)
+    return result
+
+
+def evaluate(
+    pipeline: PurePipeline,
+    some: Sequence[Case],
+    kept: Restorations,
+    known: frozenset[str],
+    ablated: int,
+) -> tuple[dict[str, Any], Image.Image]:
+    """All numbers, and the contact sheet."""
+    measures = {}
+    for name, key in METRICS.items():
+        metric = metrics.table()[name]
+        if (reason := metric.missing()) is None:
+            measures[key] = metrics.measure(metric)
+        else:
+            log.warning("%s is left out: it %s", metric.title, reason)
+    sampled = {
+        name: RestoreSettings(sampling=SamplingConfig.parse(name)) for name in ("top1", "dynamic")
+    }
+    said = {name: [kept(case, name, s) for case in some] for name, s in sampled.items()}
+    pictures = {name: [record["image"] for record in records] for name, records in said.items()}
+    for name, restore in methods(pipeline).items():
+        pictures[name] = [restore(case) for case in some]
+    told = list(zip(said["dynamic"], some, strict=True))
+    right = {
+        "label_accuracy_blur": [record["blur"] == case.blur for record, case in told],
+        "label_accuracy_noise": [record["noise"] == case.noise for record, case in told],
+        "caption_content_accuracy": [
+            content_right(record["caption"], case, known) for record, case in told
+        ],
+    }
+    result: dict[str, Any] = {name: round(float(np.mean(v)), 4) for name, v in right.items()}
+    result |= {f"{name}_interval": interval(v) for name, v in right.items()}
+    result["cross_entropy"] = cross_entropy(pipeline, some, known)
+    for level in LEVELS:
+        here = [i for i, case in enumerate(some) if case.level == level]
+        result[level] = {}
+        for name, shown in pictures.items():
+            values = measured([(shown[i], some[i].gt) for i in here], measures)
+            result[level][name] = {key: summary(v)["mean"] for key, v in values.items()}
+            result[level][name] |= {
+                f"{key}_interval": list(interval(v)) for key, v in values.items()
+            }
+            result[level][name]["crops"] = len(here)
+    result["tokenizer_psnr_y"] = result["heavy"]["ceiling"]["psnr_y"]
+    factor = pipeline.checkpoint.vq.factor
+    result["entropy_nats"] = entropies(some, said["dynamic"], factor)
+    heavy = [case for case in some if case.level == "heavy"][:ablated]
+    result["ablations"] = ablations(heavy, kept, measures)
+    return result, contact_sheet(some, pictures)
+
+
+def ablations(
+    some: Sequence[Case],
+    kept: Restorations,
+    measures: Mapping[str, Callable[[Image.Image, Image.Image | None], float]],
+) -> dict[str, Any]:
+    """The paper's Table 5 (guidance) and Table 6 (sampling) in miniature, on heavy degradation."""
+    rows: dict[str, dict[str, RestoreSettings]] = {
+        "guidance": {
+            name: RestoreSettings(guidance=name)  # type: ignore[arg-type]  # GUIDANCE lists them
+            for name in GUIDANCE
+        },
+        "sampling": {
+            name: RestoreSettings(sampling=SamplingConfig.parse(text))
+            for name, text in SAMPLING.items()
+        },
+    }
+    folders = {"full": "dynamic", "dynamic": "dynamic", "top-1": "top1"}  # made already
+    result: dict[str, Any] = {"level": "heavy", "crops": len(some)}
+    for what, settings in rows.items():
+        result[what] = {}
+        for name, s in settings.items():
+            images = [kept(case, folders.get(name, name), s)["image"] for case in some]
+            pairs = [(image, case.gt) for image, case in zip(images, some, strict=True)]
+            result[what][name] = {k: summary(v) for k, v in measured(pairs, measures).items()}
+    return result
+
+
+def contact_sheet(
+    some: Sequence[Case], pictures: Mapping[str, Sequence[Image.Image]]
+) -> Image.Image:
+    """Crops spread evenly over all, one a row, at real pixels: input to reference."""
+    columns = [
+        name for name in ("bicubic", "top1", "dynamic", "ceiling", "realesrgan") if name in pictures
+    ]
+    titles = {
+        "bicubic": "Bicubic",
+        "top1": "PURE-nano, top-1",
+        "dynamic": "PURE-nano, dynamic",
+        "ceiling": "Tokenizer alone",
+        "realesrgan": "Real-ESRGAN",
+    }
+    columns = [name for name in titles if name in pictures]
+    heavy = [i for i, case in enumerate(some) if case.level == "heavy"]
+    chosen = [heavy[i] for i in np.linspace(0, len(heavy) - 1, min(SHOWN, len(heavy))).astype(int)]
+    rows: list[tuple[str, list[Image.Image | None]]] = [
+        ("", [*(pictures[name][i] for name in columns), some[i].gt]) for i in chosen
+    ]
+    return table(rows, [*(titles[name] for name in columns), "Reference"])
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The tables of docs/nano-eval-tables.md: means, and 95 % intervals over crops."""
+    lines: list[str] = []
+    for level in LEVELS:
+        rows = {
+            name: {
+                key: (row[key], *row[f"{key}_interval"]) for key in METRICS.values() if key in row
+            }
+            for name, row in result[level].items()
+        }
+        lines += _table(f"{level.capitalize()}, {result[level]['bicubic']['crops']} crops", rows)
+    ablations = result["ablations"]
+    for what in ("guidance", "sampling"):
+        rows = {
+            name: {key: (v["mean"], v["low"], v["high"]) for key, v in row.items()}
+            for name, row in ablations[what].items()
+        }
+        lines += _table(f"{what.capitalize()}, heavy, {ablations['crops']} crops", rows)
+    rows = {
+        kind: {"nats": (v["mean"], v["low"], v["high"])}
+        for kind, v in result["entropy_nats"].items()
+    }
+    return "\n".join(lines + _table("Entropy of a code by what its cell shows", rows)) + "\n"
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> list[str]:
+    keys = list(next(iter(rows.values())))
+    lines = [f"### {title}", "", f"| | {' | '.join(keys)} |", f"| --- |{' --- |' * len(keys)}"]
+    for name, row in rows.items():
+        cells = (f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in row.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", default="nano")
     parser.add_argument("--photos", type=Path, default=Path("data/photos"))
-    parser.add_argument("--crops", type=int, default=24, help="at each level")
-    parser.add_argument("--out", type=Path, default=Path("docs/nano-eval.json"))
+    parser.add_argument("--crops", type=int, default=100, help="at each level")
+    parser.add_argument("--ablated", type=int, default=50, help="crops of the ablations")
+    parser.add_argument("--kept", type=Path, default=Path("results/nano-eval"))
+    parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pipeline = PurePipeline.from_pretrained(arguments.checkpoint)
     native = pipeline.checkpoint.native
+    known = nano.frequent_words(load_photos(arguments.photos, "train", min_side=128))
     photos = load_photos(arguments.photos, "held_out", min_side=native)
-    sampler = CropSampler(photos, native, seed=2)
-    trials: dict[str, list[Trial]] = {level: [] for level in LEVELS}
-    for i in range(arguments.crops):
-        pixels = sampler.crop(i).pixels
-        for level, preset in LEVELS.items():
-            done = trial(pipeline, pixels, preset, SEED + i)
-            trials[level].append(done)
-            log.info("%d %s %s", i, level, {k: round(v, 2) for k, v in done.psnr_y.items()})
-    summary = {"checkpoint": pipeline.checkpoint.name, "crop_pixels": native} | summarise(trials)
-    arguments.out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    some = cases(CropSampler(photos, native, seed=CROPS_SEED), arguments.crops)
+    kept = Restorations(pipeline, arguments.kept)
+    result, sheet = evaluate(pipeline, some, kept, known, arguments.ablated)
+    head = {"checkpoint": pipeline.checkpoint.name, "crop_pixels": native}
+    (arguments.out / "nano-eval.json").write_text(json.dumps(head | result, indent=1) + "\n")
+    (arguments.out / "nano-eval-tables.md").write_text(markdown(result))
+    sheet.save(arguments.out / "images" / "nano-held-out.png", optimize=True)
 
 
 if __name__ == "__main__":

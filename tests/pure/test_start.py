@@ -9,7 +9,6 @@ from pure.grammar import Grammar, Grid
 from pure.model import CONFIGS, Transformer, TransformerConfig, rotate
 from pure.pretokenise import build_sequence
 from pure.start import Pointer, initialise, point_head, start_as_copy
-from pure.train import nano_pointers
 from pure.vocab import Vocab
 
 CODES, TEXT = 64, 9
@@ -35,7 +34,7 @@ def copier(vocab, vectors):
         torch.manual_seed(0)
         model = Transformer(replace(CONFIGS["nano"], vocab_size=vocab.size))
         initialise(model)
-        start_as_copy(model, vocab.codes, vectors, nano_pointers(LABEL, TEXT - LABEL), GRID, TEXT)
+        start_as_copy(model, vocab.codes, vectors, nano.pointers((LABEL, TEXT - LABEL)), GRID, TEXT)
     return model.eval()
 
 
@@ -109,7 +108,7 @@ def attention(model, ids, layer):
     return scores.masked_fill(future, -torch.inf).softmax(-1)
 
 
-@pytest.mark.parametrize("pointer", nano_pointers(LABEL, TEXT - LABEL), ids=str)
+@pytest.mark.parametrize("pointer", nano.pointers((LABEL, TEXT - LABEL)), ids=str)
 def test_pointed_heads_look_where_they_are_told(copier, vocab, pointer):
     """At least 60 % of the attention, on answers with the text the pointer reckons with."""
     label, caption = {
