@@ -2,9 +2,9 @@
 
 Writes docs/nano-eval.json, its tables as docs/nano-eval-tables.md, and a contact sheet.
 Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
-the preset realesrgan of `imaging.degrade`. Every picture is restored on its own with the published sampling
-and seed 0 unless a column says otherwise. Each restoration is kept in a folder and not made again,
-so a run that was interrupted goes on.
+the preset realesrgan of `imaging.degrade`. Every picture is restored on its own, with seed 0 and
+the checkpoint's sampling unless a column says otherwise. Each restoration is kept in a folder and
+not made again, so a run that was interrupted goes on.
 """
 
 import argparse
