@@ -192,7 +192,7 @@ function palette() {
   return table;
 }
 
-// The place: shared by all frames, which are equally large
+// The place: shared by all frames, which are equally large but for a pixel of rounding
 
 function frame() {
   const { width, height } = cells[0].canvas;
@@ -205,17 +205,20 @@ function fit() {
   return zoom >= 1 ? Math.min(LARGEST, Math.floor(zoom)) : zoom;
 }
 
+// A small picture may be made smaller than the frame, down to its own size.
+const least = () => Math.min(1, fit());
+
 function place() {
   const { width, height } = frame();
-  const least = fit();
-  const zoom = view.zoom === null ? least : clamp(view.zoom, least, LARGEST);
+  const fitting = fit();
+  const zoom = view.zoom === null ? fitting : clamp(view.zoom, least(), LARGEST);
   const [x, y] = [[view.x, width, scene.width], [view.y, height, scene.height]].map(
     ([centre, room, size]) => (
       size * zoom <= room ? size / 2 : clamp(centre, room / 2 / zoom, size - room / 2 / zoom)
     ),
   );
   return {
-    zoom, x, y, fits: zoom <= least,
+    zoom, x, y, fits: zoom <= fitting,
     left: Math.round(width / 2 - x * zoom), top: Math.round(height / 2 - y * zoom),
   };
 }
@@ -224,10 +227,9 @@ function place() {
 function zoomTo(zoom, px, py) {
   const { width, height } = frame();
   const before = place();
-  const least = fit();
-  const after = clamp(zoom, least, LARGEST);
+  const after = clamp(zoom, least(), LARGEST);
   const [x, y] = [(px - before.left) / before.zoom, (py - before.top) / before.zoom];
-  view.zoom = after <= least ? null : after;
+  view.zoom = after === fit() ? null : after;
   view.x = x - (px - width / 2) / after;
   view.y = y - (py - height / 2) / after;
   settle();
@@ -239,8 +241,8 @@ function settle() {
 }
 
 function stepped(direction) {
-  const now = place().zoom, least = fit();
-  const ladder = [least, ...LADDER.filter((zoom) => zoom > least * 1.001)];
+  const now = place().zoom, smallest = least();
+  const ladder = [smallest, ...LADDER.filter((zoom) => zoom > smallest * 1.001)];
   const next = direction > 0
     ? ladder.find((zoom) => zoom > now * 1.001)
     : ladder.findLast((zoom) => zoom < now * 0.999);
@@ -346,8 +348,11 @@ const sizes = new ResizeObserver((entries) => {
   for (const entry of entries) {
     const box = entry.devicePixelContentBoxSize?.[0];
     const ratio = window.devicePixelRatio;
-    const width = box ? box.inlineSize : Math.round(entry.contentRect.width * ratio);
-    const height = box ? box.blockSize : Math.round(entry.contentRect.height * ratio);
+    let width = Math.round(entry.contentRect.width * ratio);
+    let height = Math.round(entry.contentRect.height * ratio);
+    // The browser's own rounding, if it is that of this screen and not of another it imitates.
+    if (box && Math.abs(box.inlineSize - width) <= 1) width = box.inlineSize;
+    if (box && Math.abs(box.blockSize - height) <= 1) height = box.blockSize;
     if (!width || !height) continue;
     entry.target.width = width;
     entry.target.height = height;
@@ -953,8 +958,8 @@ function tiles() {
   // The divider in shares of the region: the frame may be larger than the picture.
   const now = place(), { width, height } = frame();
   const cut = view.across
-    ? clamp(((view.split * height - now.top) / now.zoom - area[1]) / area[3], 0, 1)
-    : clamp(((view.split * width - now.left) / now.zoom - area[0]) / area[2], 0, 1);
+    ? clamp(((Math.round(view.split * height) - now.top) / now.zoom - area[1]) / area[3], 0, 1)
+    : clamp(((Math.round(view.split * width) - now.left) / now.zoom - area[0]) / area[2], 0, 1);
   const [one, two] = pair.map(fetched);
   const names = pair.map((picture) => picture.name);
   return [{
