@@ -100,6 +100,10 @@ class SequenceTraining:
         unconditional: share of sequences that are the picture alone, which is what the
             guidance's second row reads.
         without_label, without_caption: share of answers that lack it, each.
+        misread: up to this share of the codes of an answer, drawn for each sequence, is read
+            wrongly while it is being continued: as the poor picture's code, or as another of the
+            picture. Targets stay right. When it writes by itself it meets codes that no photograph
+            holds, and has to go on trusting the poor picture.
         copier: 1 starts as `pure.start.start_as_copy`, 0 from noise.
         text_weight: how often a target in label or caption counts.
         compile: 1 compiles the transformer, which pays after a few hundred steps.
@@ -183,6 +187,7 @@ PRESETS = {
         without_label=0.0,
         without_caption=0.0,
         text_weight=1.0,
+        misread=0.0,
         copier=0,
         ema=0.0,
         sharding="full",
@@ -228,6 +233,27 @@ def clustered_order(lengths: Sequence[int], batch: int, *, seed: int, epoch: int
     return rng.permutation(batches)
 
 
+def misread(
+    ids: Tensor, parts: Tensor, code_ids: Tensor, most: float, rng: np.random.Generator
+) -> Tensor:
+    """A sequence with some codes of the answer replaced, ids (T,) of parts (T,).
+
+    A share of them, uniform between 0 and `most`, becomes with equal chance the poor picture's
+    code of the same cell, or the answer's of a random one.
+    """
+    is_code = torch.isin(ids, code_ids)
+    answer = (is_code & (parts == PARTS.index("image"))).nonzero().flatten()
+    lq = (is_code & (parts == PROMPT)).nonzero().flatten()
+    wrong = torch.from_numpy(rng.random(len(answer)) < rng.uniform(0, most))
+    instead = ids[answer][torch.from_numpy(rng.permutation(len(answer)))]
+    if len(lq) == len(answer):  # a sequence may lack its prompt
+        plain = torch.from_numpy(rng.random(len(answer)) < 0.5)
+        instead = torch.where(plain, ids[lq], instead)
+    read = ids.clone()
+    read[answer] = torch.where(wrong, instead, ids[answer])
+    return read
+
+
 class SequenceLoss(nn.Module):
     """The sums of which a loss is made, over all targets of some sequences.
 
@@ -243,14 +269,14 @@ class SequenceLoss(nn.Module):
         """How often each target (N,) counts, of parts (N,)."""
         return torch.where(parts == PARTS.index("image"), 1.0, self.text_weight)
 
-    def forward(self, ids: Tensor, parts: Tensor) -> dict[str, Tensor]:
-        """Of ids and parts (B, T).
+    def forward(self, ids: Tensor, parts: Tensor, read: Tensor | None = None) -> dict[str, Tensor]:
+        """Of ids and parts (B, T); `read` (B, T) is what stands before each target, if not `ids`.
 
         Returns:
             "weighted": cross-entropies in nats, times their weights; "z": squared log-partitions;
             by part its name: cross-entropies, detached, and "N " and its name: how many.
         """
-        hidden = self.transformer.hidden(ids[:, :-1])
+        hidden = self.transformer.hidden((ids if read is None else read)[:, :-1])
         wanted = parts[:, 1:] >= 0  # only what has a target goes through the head
         logits = self.transformer.logits(hidden[wanted])  # (N, V), float32
         targets, kinds = ids[:, 1:][wanted], parts[:, 1:][wanted]
@@ -447,6 +473,18 @@ class Trainer:
         shares = (s.without_label, s.without_caption)
         return sequence.without(*(part for part, share in enumerate(shares) if drop[part] < share))
 
+    def _misread(self, ids: Tensor, parts: Tensor, first: int) -> Tensor:
+        """What is read of a pass (B, T) whose first sequence is this process's number `first`."""
+        s, a = self.settings, self.accelerator
+        if not s.misread:
+            return ids
+        rows = []
+        for i, (row, kinds) in enumerate(zip(ids.cpu(), parts.cpu(), strict=True), first):
+            number = a.process_index + i * a.num_processes  # of all processes' together
+            rng = np.random.default_rng([s.seed, 23, self.step, number])
+            rows.append(misread(row, kinds, self.vocab.code_ids, s.misread, rng))
+        return torch.stack(rows).to(ids.device)
+
     def _sequence(self, index: int) -> TrainingSequence:
         while True:
             try:
@@ -491,9 +529,10 @@ class Trainer:
         # dropout draws from the global generator: a seed per step and process makes resuming exact
         with self._own_randomness():
             torch.manual_seed((s.seed * 1_000_003 + self.step) * a.num_processes + a.process_index)
-            for ids, parts in passes:
+            for number, (ids, parts) in enumerate(passes):
+                read = self._misread(ids, parts, number * len(passes[0][0]))
                 with a.autocast():
-                    sums = self.loss(ids, parts)
+                    sums = self.loss(ids, parts, read)
                 total = sums["weighted"] / whole["weight"] + s.z_loss * sums["z"] / whole["N"]
                 # processes average their gradients, and the total is a sum
                 a.backward(total * a.num_processes)

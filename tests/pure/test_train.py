@@ -24,6 +24,7 @@ from pure.train import (
     TrainingSequence,
     clustered_order,
     collate,
+    misread,
 )
 from pure.training import TrainingError
 from pure.vocab import RELEASED_SIZE, Vocab
@@ -46,6 +47,7 @@ SETTINGS = SequenceTraining(
     warm_up=2,
     lr=1e-2,
     dropout=0.1,
+    misread=0.0,
     copier=0,
     evaluate_every=0,
     sample_every=0,
@@ -509,3 +511,37 @@ def test_the_command_line_prints_a_plan(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "32 processes, 4 sequences of 8450 tokens" in printed
     assert "1484 steps" in printed
+
+
+def test_only_codes_of_the_answer_are_misread(trainer):
+    run = trainer()
+    sequence = run.held_out[0]
+    ids, parts = torch.tensor(sequence.ids), torch.tensor(sequence.parts)
+    codes = run.vocab.code_ids
+    read = misread(ids, parts, codes, 1.0, np.random.default_rng(0))
+    changed = read != ids
+    assert changed.any()
+    assert (parts[changed] == 2).all()
+    assert torch.isin(read[changed], codes).all()
+    assert torch.equal(misread(ids, parts, codes, 0.0, np.random.default_rng(0)), ids)
+
+
+def test_a_misread_code_is_the_poor_pictures_or_another_of_the_answer():
+    ids = torch.tensor([100, 101, 102, 9, 200, 201, 202])
+    parts = torch.tensor([-1, -1, -1, 0, 2, 2, 2])
+    codes = torch.arange(100, 300)
+    seen = [set(), set(), set()]
+    for seed in range(200):
+        read = misread(ids, parts, codes, 1.0, np.random.default_rng(seed))
+        for place in range(3):
+            seen[place].add(int(read[4 + place]))
+    for place in range(3):
+        assert seen[place] == {100 + place, 200, 201, 202}
+
+
+def test_misreading_changes_what_is_read_and_not_what_is_aimed_at(trainer):
+    right, wrong = trainer("right"), trainer("wrong", misread=1.0)
+    (ids, parts), (same_ids, same_parts) = right.batch(0)[0], wrong.batch(0)[0]
+    assert torch.equal(ids, same_ids)
+    assert torch.equal(parts, same_parts)
+    assert right.train_step()["total"] != wrong.train_step()["total"]

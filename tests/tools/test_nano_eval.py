@@ -2,36 +2,102 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.nano_eval import Trial, luma, psnr_y, summarise
+from pure.data import Crop, Photo
+from tools.nano_eval import (
+    KINDS,
+    Case,
+    Restorations,
+    cell_kinds,
+    content_right,
+    entropies,
+    interval,
+    markdown,
+)
+
+CELL = 8
 
 
-def plain(value):
-    return Image.new("RGB", (8, 8), (value,) * 3)
+def case(pixels, index=0):
+    photo = Photo("bee", "insect", ("bee", "insect", "flower"), False, pixels)
+    lq = Image.fromarray(pixels[::4, ::4])
+    return Case(
+        index, "heavy", Crop(photo, pixels), lq, "Small blur, small noise.", "small", "small"
+    )
 
 
-def test_luma_runs_from_16_to_235():
-    assert luma(plain(0)) == pytest.approx(16)
-    assert luma(plain(255)) == pytest.approx(235)
+def grey(values):
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
 
 
-def test_psnr_of_a_constant_difference_is_its_closed_form():
-    difference = 51 * 219 / 255  # of luma, for 51 levels of grey
-    assert psnr_y(plain(100), plain(151)) == pytest.approx(20 * np.log10(255 / difference))
+def test_cells_are_told_apart_by_what_they_show():
+    rng = np.random.default_rng(0)
+    flat = np.full((32, 32), 120.0)
+    edge = np.tile(np.where(np.arange(32) % CELL < 4, 40, 200), (32, 1))
+    texture = rng.integers(0, 256, (32, 32))
+    for name, values in (("flat", flat), ("edge", edge), ("texture", texture)):
+        kinds = cell_kinds(Image.fromarray(grey(values)), CELL)
+        assert kinds.shape == (4, 4)
+        assert (kinds == KINDS.index(name)).mean() > 0.9, name
 
 
-def test_equal_pictures_have_no_noise():
-    assert psnr_y(plain(7), plain(7)) == np.inf
+def test_entropy_is_averaged_within_a_crop_first():
+    pixels = grey(np.full((16, 16), 90))
+    records = [{"entropy": [[1.0, 1.0], [1.0, 5.0]]}, {"entropy": [[4.0, 4.0], [4.0, 4.0]]}]
+    result = entropies([case(pixels), case(pixels)], records, CELL)
+    assert set(result) == {"flat"}
+    assert result["flat"]["mean"] == pytest.approx((2 + 4) / 2)
+    assert result["flat"]["crops"] == 2
 
 
-def test_a_summary_has_the_mean_of_every_level_and_method():
-    methods = ("bicubic", "top1", "dynamic", "ceiling")
-    trials = {
-        "light": [Trial(dict.fromkeys(methods, db), True, db > 25) for db in (20.0, 30.0)],
-        "heavy": [Trial(dict.fromkeys(methods, 10.0), False, True)] * 2,
+def test_the_interval_of_a_mean_agrees_with_the_normal_one():
+    values = np.random.default_rng(3).normal(10, 2, 400)
+    low, high = interval(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.03)
+    assert high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_a_caption_is_right_if_it_names_the_kind_or_the_word():
+    known = frozenset({"bee", "insect", "flower"})
+    some = case(grey(np.zeros((16, 16))))
+    assert content_right("From a photo of insect, tree; grey and grey, dark, smooth.", some, known)
+    assert content_right("From a photo of animal, bee; grey and grey, dark, smooth.", some, known)
+    assert not content_right("From a photo of animal, tree; grey, dark, smooth.", some, known)
+
+
+def test_a_restoration_is_made_once(tmp_path):
+    class Output:
+        belief = type("B", (), {"label": "l", "blur": "small", "noise": None, "caption": "c"})
+        entropy = np.array([[1.25]])
+        passes, steps = 3, 4
+        image = Image.new("RGB", (8, 8), "red")
+
+    class Pipeline:
+        calls = 0
+
+        def restore(self, lq, settings):
+            self.calls += 1
+            return Output
+
+    pipeline = Pipeline()
+    kept = Restorations(pipeline, tmp_path)
+    some = case(grey(np.zeros((16, 16))))
+    first, again = kept(some, "dynamic", None), kept(some, "dynamic", None)
+    assert pipeline.calls == 1
+    assert first["entropy"] == again["entropy"] == [[1.25]]
+    assert list(again["image"].getdata()) == [(255, 0, 0)] * 64
+
+
+def test_the_tables_hold_every_mean_with_its_interval():
+    row = {"psnr_y": 25.0, "psnr_y_interval": [24.0, 26.0], "crops": 3}
+    part = {"psnr_y": {"mean": 21.5, "low": 20.0, "high": 22.0}}
+    result = {
+        "light": {"bicubic": row},
+        "heavy": {"bicubic": row},
+        "ablations": {"crops": 2, "guidance": {"none": part}, "sampling": {"top-1": part}},
+        "entropy_nats": {"flat": {"mean": 3.0, "low": 2.5, "high": 3.5}},
     }
-    summary = summarise(trials)
-    assert summary["light"]["top1"] == {"psnr_y": 25.0, "crops": 2}
-    assert summary["heavy"]["bicubic"] == {"psnr_y": 10.0, "crops": 2}
-    assert summary["tokenizer_psnr_y"] == 17.5
-    assert summary["label_accuracy_blur"] == 0.5
-    assert summary["label_accuracy_noise"] == 0.75
+    text = markdown(result)
+    assert "| bicubic | 25.000 [24.000, 26.000] |" in text
+    assert "| none | 21.500 [20.000, 22.000] |" in text
+    assert "| flat | 3.000 [2.500, 3.500] |" in text
