@@ -9,7 +9,7 @@ TEST_ENV = OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test chromium lint format data figures bench
+.PHONY: help run test chromium postgres lint format data figures gallery nano-eval bench
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help: ## List the commands
 run: $(VENV)/.installed ## Start the app, on this machine
 	$(BIN)/python app.py
 
-test: $(VENV)/.installed-dev chromium ## Run every test that needs no GPU and no published weights
+test: $(VENV)/.installed-dev chromium postgres ## Run every test that needs no GPU and no published weights
 	$(TEST_ENV) $(BIN)/python -m pytest --timeout=300
 	$(TEST_ENV) $(BIN)/python -m pytest --timeout=300 -m browser
 
@@ -37,6 +37,12 @@ data: $(VENV)/.installed ## Gather the training photographs into data/ (needs ap
 figures: $(VENV)/.installed ## Make the pictures of README and docs again
 	$(BIN)/python -m tools.figures
 
+gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again
+	$(BIN)/python -m tools.gallery
+
+nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (needs make data)
+	$(BIN)/python -m tools.nano_eval
+
 bench: $(VENV)/.installed ## Measure what guidance costs: paired rounds, one thread
 	$(BIN)/python -m tools.bench
 
@@ -55,6 +61,18 @@ chromium:
 	  "and the browser tests run too."; \
 	[ "$$CI" != true ]
 
+# The stores' tests run against a real PostgreSQL, on the same terms.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing PostgreSQL for the tests of the vote store."; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql \
+	    >/dev/null && exit 0; \
+	fi; \
+	echo "There is no PostgreSQL: install it (Debian: apt-get install postgresql)" \
+	  "and the tests of the vote store run against it too."; \
+	[ "$$CI" != true ]
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "This needs Python 3.11 or 3.12: make PYTHON=python3.12 ..."; exit 1; }
@@ -65,7 +83,7 @@ $(VENV)/.installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	  -r requirements.txt -c constraints.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-baselines.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -r requirements-dev.txt -c constraints.txt
+	  -r requirements-dev.txt -r requirements-baselines.txt -c constraints.txt
 	@touch $@

@@ -140,6 +140,7 @@ class SequenceTraining:
     unconditional: float = 0.08
     without_label: float = 0.08
     without_caption: float = 0.08
+    misread: float = 0.5
     text_weight: float = 8.0
     copier: int = 1
     compile: int = 0

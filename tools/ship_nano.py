@@ -36,12 +36,17 @@ def ship(run: Path, vq: Path, photos: Path, out: Path) -> None:
     source = run / "checkpoint"
     trained_on = load_file(source / "vq.safetensors")
     state = {name: tensor.half().contiguous() for name, tensor in load_file(vq).items()}
-    changed = [n for n, t in trained_on.items() if n.startswith(CODING) and not t.equal(state[n])]
+    coding = {n: t.half() for n, t in trained_on.items() if n.startswith(CODING)}
+    changed = [n for n, t in coding.items() if not t.equal(state[n])]
     if changed:
         raise ValueError(f"{vq} codes pictures differently from {source}: {', '.join(changed[:3])}")
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    for name in ("tokenizer.json", "model.safetensors"):
         shutil.copyfile(source / name, out / name)
+    records = read_index(photos)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["pure"]["photos"] = sum(record["split"] == "train" for record in records)
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     with safe_open(vq, framework="pt") as file:
         save_file(state, out / "vq.safetensors", metadata=file.metadata())
     size = sum((out / n).stat().st_size for n in ("model.safetensors", "vq.safetensors"))
@@ -54,7 +59,7 @@ def ship(run: Path, vq: Path, photos: Path, out: Path) -> None:
     with (out / "photos.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, CREDITS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(read_index(photos))
+        writer.writerows(records)
     checkpoint = load(out, dtype=torch.float32)
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
     log.info("%s: %d transformer parameters, %.1f MB", out, parameters, size / 1e6)

@@ -57,7 +57,9 @@ def retouched(run, tmp_path, prefix):
 def test_an_improved_decoder_is_shipped(run, photos, tmp_path):
     vq = retouched(run, tmp_path, "decoder.conv_out")
     ship_nano.ship(run, vq, photos, tmp_path / "out")
-    shipped = load(tmp_path / "out").vq.state_dict()
+    checkpoint = load(tmp_path / "out")
+    assert checkpoint.photos == 1
+    shipped = checkpoint.vq.state_dict()
     assert torch.equal(shipped["decoder.conv_out.bias"], load_file(vq)["decoder.conv_out.bias"])
     [credit] = csv.DictReader((tmp_path / "out" / "photos.csv").open())
     assert (credit["author"], credit["licence"]) == ("A. Person", "CC0-1.0")
