@@ -102,8 +102,9 @@ def test_the_image_is_read_after_the_text(state):
     (found,) = block(
         hidden, encoder_hidden_states=context, cross_attention_kwargs={IMAGE_TOKENS: tokens}
     )
-    read = block.text(hidden, encoder_hidden_states=context).sample
-    torch.testing.assert_close(found, block.image(read, encoder_hidden_states=tokens).sample)
+    (read,) = block.text(hidden, encoder_hidden_states=context, return_dict=False)
+    (expected,) = block.image(read, encoder_hidden_states=tokens, return_dict=False)
+    torch.testing.assert_close(found, expected)
 
 
 @torch.inference_mode()
