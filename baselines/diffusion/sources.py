@@ -204,7 +204,7 @@ def missing(title: str, name: str, parts: tuple[Part, ...], weights: Path) -> st
     more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
     return (
         f"{title} needs weights that are not in {weights}: {absent[0]}{more}. "
-        f"Get them: python -m baselines.weights {name} --dir {weights}"
+        f"`python -m baselines.weights {name} --dir {weights}` gets them."
     )
 
 
