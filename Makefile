@@ -37,8 +37,8 @@ data: $(VENV)/.installed ## Gather the training photographs into data/ (needs ap
 figures: $(VENV)/.installed ## Make the pictures of README and docs again
 	$(BIN)/python -m tools.figures
 
-bench: $(VENV)/.installed ## Measure what guidance costs: paired rounds, one thread
-	$(BIN)/python -m tools.bench
+bench: $(VENV)/.installed ## Measure decoding: paired rounds, one thread (QUICK=1: a short run)
+	$(TEST_ENV) $(BIN)/python -m tools.bench $(if $(QUICK),--quick --rounds 3)
 
 # The browser tests drive the system's Chromium. Where it is missing and cannot be installed they
 # skip with a sentence, but never in CI, where nobody would notice.
