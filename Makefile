@@ -43,8 +43,8 @@ gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again
 nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (needs make data)
 	$(BIN)/python -m tools.nano_eval
 
-bench: $(VENV)/.installed ## Measure what guidance costs: paired rounds, one thread
-	$(BIN)/python -m tools.bench
+bench: $(VENV)/.installed ## Measure decoding: paired rounds, one thread (QUICK=1: a short run)
+	$(TEST_ENV) $(BIN)/python -m tools.bench $(if $(QUICK),--quick --rounds 3)
 
 # The browser tests drive the system's Chromium. Where it is missing and cannot be installed they
 # skip with a sentence, but never in CI, where nobody would notice.

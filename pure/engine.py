@@ -28,8 +28,9 @@ Place = slice | Tensor  # where new tokens go in a cache
 # order however many rows there are; with fewer than 4 they take another path and round otherwise.
 QUERY_BLOCK, KEY_BLOCK = 4, 512
 PROBE_ROWS = 2  # the two guidance rows of plain decoding
-PROBE_ROUNDS, PROBE_CALLS = 3, 5
-CLEARLY_FASTER = 0.9  # of the time of the reproducible kernel, else the probe keeps that one
+PROBE_CALLS = 7
+PROBE_TRAFFIC = 64 * 2**20  # bytes between two uses of a weight that empty any cache
+CLEARLY_FASTER = 0.75  # of the time of the reproducible kernel, else the probe keeps that one
 
 
 def plain_product(weight: Tensor) -> Product:
@@ -41,9 +42,9 @@ def transposed_product(weight: Tensor) -> Product:
     """The product the other way round, weight first.
 
     With two rows a float32 `F.linear` can take twice the time of one; this reads the weight
-    once. `x.T` is a view: a contiguous copy would be slower again.
+    once. `x.T` is a view: a contiguous copy would be slower again. More rows go the usual way.
     """
-    return lambda x: (weight @ x.T).T
+    return lambda x: (weight @ x.T).T if len(x) <= 2 * PROBE_ROWS else F.linear(x, weight)
 
 
 def packed_product(weight: Tensor) -> Product:
@@ -81,22 +82,25 @@ def candidates(weight: Tensor) -> dict[str, Product]:
 
 
 @torch.inference_mode()
-def fastest(weight: Tensor) -> tuple[str, Product]:
+def fastest(weight: Tensor, between: int = 0) -> tuple[str, Product]:
     """The kernel with the least processor time for two rows, by a short trial.
 
-    The first candidate keeps its place unless another is clearly faster, so that noise on the
-    machine does not change which kernel, and so which rounding, a model is run with.
+    As many bytes as a pass reads between two uses of the weight are read between two trials: one
+    kernel can be the fastest from the processor's cache and another from memory. The first
+    candidate keeps its place unless another is clearly faster, so that noise on the machine does
+    not change which kernel, and so which rounding, a model is run with.
     """
     products = candidates(weight)
     if len(products) == 1:
         return next(iter(products.items()))
     x = torch.ones(PROBE_ROWS, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    traffic = torch.ones(max(1, min(between, PROBE_TRAFFIC) // 4), device=weight.device)
     seconds: dict[str, list[float]] = {name: [] for name in products}
-    for _ in range(PROBE_ROUNDS + 1):  # the first round warms up
+    for _ in range(PROBE_CALLS + 1):  # the first warms up
         for name, product in products.items():
+            traffic.sum()
             start = time.process_time()
-            for _ in range(PROBE_CALLS):
-                product(x)
+            product(x)
             seconds[name].append(time.process_time() - start)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     first = next(iter(products))
@@ -162,6 +166,7 @@ class Engine:
         )
         self.passes = 0
         self.kernels: dict[str, str] = {}
+        self._bytes = sum(p.numel() for p in model.parameters()) * self.dtype.itemsize
         self._probed: dict[tuple[int, ...], str] = {}
         self._embedding = model.model.embed_tokens.weight.detach().to(self.dtype)
         self._norm = self._cast_norm(model.model.norm)
@@ -255,7 +260,7 @@ class Engine:
         elif (known := self._probed.get(tuple(weight.shape))) is not None:
             name, product = known, candidates(weight)[known]
         else:
-            name, product = fastest(weight)
+            name, product = fastest(weight, self._bytes)
             self._probed[tuple(weight.shape)] = name
         self.kernels[kind] = name
         return product

@@ -23,6 +23,7 @@ from pure.sampling import (
     noise,
 )
 from pure.vocab import RELEASED_SIZE, Vocab
+from tools.published_path import full_top_k
 from tools.tiny_checkpoint import vocabulary
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/upstream_sampling.json").read_text())
@@ -322,3 +323,29 @@ def test_other_words_are_refused(text):
 def test_topk_of_none_is_refused_by_its_own_rule():
     with pytest.raises(SamplingError, match="at least 1"):
         SamplingConfig.parse("topk:0")
+
+
+def test_1000_kept_sets_are_those_of_the_full_vocabulary_and_both_ways_draw_alike(monkeypatch):
+    """Random rows and tied ones against the published order of steps over a whole row.
+
+    Drawn with the look first, as on a CPU, and by ranking alone, as on a GPU.
+    """
+    codes, vocab = torch.arange(30, 330), 400
+    config = SamplingConfig(k_min=1, k_max=120, mu=4.0)
+    generator = torch.Generator().manual_seed(0)
+    for row in range(1000):
+        logits = torch.randn(300, generator=generator) * (row % 7)
+        if row % 2:
+            logits = (logits * 2).round() / 2  # many ties
+        whole = torch.full((1, vocab), -math.inf)
+        whole[0, codes] = logits
+        expected = torch.isfinite(full_top_k(whole, config))[0, codes]
+        k = dynamic_k(entropy(logits), config)
+        assert torch.equal(keep_top(logits, k, config.k_max), expected)
+        race = noise(row, 0, 300)
+        looked = draw(logits[None], config, race[None])
+        with monkeypatch.context() as patch:
+            patch.setattr("pure.sampling._is_cheap_to_read", lambda tensor: False)
+            ranked = draw(logits[None], config, race[None])
+        assert int(looked.index) == int(ranked.index)
+        assert bool(expected[looked.index])
