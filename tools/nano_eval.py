@@ -1,6 +1,8 @@
 """Measure PURE-nano on held-out photographs: `make nano-eval`.
 
-Writes docs/nano-eval.json, its tables as docs/nano-eval-tables.md, and a contact sheet.
+Writes docs/nano-eval.json, its tables as docs/nano-eval-tables.md, and beside the restorations a
+contact sheet, which stays there: not every held-out photograph may be shown (`tools.figures` shows
+some that may).
 Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
 the preset realesrgan of `imaging.degrade`. Every picture is restored on its own, with seed 0 and
 the checkpoint's sampling unless a column says otherwise. Each restoration is kept in a folder and
@@ -42,7 +44,7 @@ METRICS = {
     "psnr_y": "psnr_y",
     "ssim_y": "ssim_y",
     "niqe": "niqe",
-    "lpips_squeezenet": "lpips_proxy",
+    "lpips_squeeze_proxy": "lpips_proxy",
 }
 # Table 5's rows of the paper, and Table 6's
 GUIDANCE = ("none", "perception", "understanding", "full")
@@ -381,7 +383,7 @@ def main() -> None:
     head = {"checkpoint": pipeline.checkpoint.name, "crop_pixels": native}
     (arguments.out / "nano-eval.json").write_text(json.dumps(head | result, indent=1) + "\n")
     (arguments.out / "nano-eval-tables.md").write_text(markdown(result))
-    sheet.save(arguments.out / "images" / "nano-held-out.png", optimize=True)
+    sheet.save(arguments.kept / "contact-sheet.png")
 
 
 if __name__ == "__main__":
