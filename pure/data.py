@@ -183,15 +183,15 @@ class Labeller(Protocol):
 
 
 class KnownLabels:
-    """Labels from the parameters the degradation was made with; true by construction."""
+    """Labels from how the degradation was made; true by construction."""
 
-    source = "parameters of the synthetic degradation"
+    source = "the known degradation: width of its kernels, noise left in the picture"
 
     def __init__(self, thresholds: Thresholds = THRESHOLDS) -> None:
         self.thresholds = thresholds
 
     def scores(self, pair: Pair) -> DegradationScores:
-        return scores(pair.parameters)
+        return scores(pair.crop.pixels, pair.small, pair.parameters)
 
 
 def label(pair: Pair, labeller: Labeller) -> str:

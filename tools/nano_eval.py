@@ -81,7 +81,7 @@ def cases(sampler: CropSampler, crops: int) -> list[Case]:
         crop = sampler.crop(index)
         for level, preset in LEVELS.items():
             pixels, parameters = synthesise(crop.pixels, preset, FIRST_SEED + index)
-            blur, noise = levels(scores(parameters))
+            blur, noise = levels(scores(crop.pixels, pixels, parameters))
             words = label_text(blur, noise)
             result.append(Case(index, level, crop, Image.fromarray(pixels), words, blur, noise))
     return result

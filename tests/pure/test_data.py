@@ -190,7 +190,7 @@ def test_references_are_sharpened_where_the_preset_expects_it_and_it_is_wanted()
 def test_a_known_label_is_its_score_between_the_thresholds():
     crop = Crop(photo(32, 32), photo(32, 32).pixels)
     pair = make_pair(crop, 1, "realesrgan")
-    score = scores(pair.parameters)
+    score = scores(pair.crop.pixels, pair.small, pair.parameters)
     between = Thresholds((score.blur - 1, score.blur + 1), (score.noise + 1, score.noise + 2))
     assert label(pair, KnownLabels(between)) == "Medium blur, small noise."
     above = Thresholds((score.blur - 2, score.blur - 1), (score.noise - 2, score.noise))
