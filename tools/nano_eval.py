@@ -5,11 +5,12 @@ contact sheet, which stays there: not every held-out photograph may be shown (`t
 some that may).
 Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
 the preset realesrgan of `imaging.degrade`. Every picture is restored on its own, with seed 0 and
-the checkpoint's sampling unless a column says otherwise. Each restoration is kept in a folder and
-not made again, so a run that was interrupted goes on.
+the checkpoint's sampling unless a column says otherwise. Each restoration is kept, in a folder of
+this checkpoint's weights, and not made again, so a run that was interrupted goes on.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from imaging import convert
 from imaging.degrade import levels, scores, synthesise
 from pure import nano
 from pure.belief import TextTokenizer
+from pure.checkpoint import Checkpoint
 from pure.data import Crop, CropSampler, label_text, load_photos
 from pure.pipeline import PureOutput, PurePipeline, RestoreSettings
 from pure.pretokenise import PARTS, build_sequence
@@ -87,12 +89,21 @@ def cases(sampler: CropSampler, crops: int) -> list[Case]:
     return result
 
 
+def digest(checkpoint: Checkpoint) -> str:
+    """Twelve hexadecimal digits that tell one checkpoint's weights from another's."""
+    result = hashlib.sha256()
+    for network in (checkpoint.model, checkpoint.vq):
+        for tensor in network.state_dict().values():
+            result.update(tensor.cpu().float().numpy().tobytes())
+    return result.hexdigest()[:12]
+
+
 class Restorations:
     """PURE's restorations, kept in a folder with what the model said and how unsure it was."""
 
     def __init__(self, pipeline: PurePipeline, folder: Path) -> None:
         self.pipeline = pipeline
-        self.folder = folder
+        self.folder = folder / digest(pipeline.checkpoint)
 
     def __call__(self, case: Case, name: str, settings: RestoreSettings) -> dict[str, Any]:
         """Picture, label, caption and entropies of one restoration."""
@@ -309,9 +320,6 @@ def contact_sheet(
     some: Sequence[Case], pictures: Mapping[str, Sequence[Image.Image]]
 ) -> Image.Image:
     """Crops spread evenly over all, one a row, at real pixels: input to reference."""
-    columns = [
-        name for name in ("bicubic", "top1", "dynamic", "ceiling", "realesrgan") if name in pictures
-    ]
     titles = {
         "bicubic": "Bicubic",
         "top1": "PURE-nano, top-1",
@@ -383,7 +391,7 @@ def main() -> None:
     head = {"checkpoint": pipeline.checkpoint.name, "crop_pixels": native}
     (arguments.out / "nano-eval.json").write_text(json.dumps(head | result, indent=1) + "\n")
     (arguments.out / "nano-eval-tables.md").write_text(markdown(result))
-    sheet.save(arguments.kept / "contact-sheet.png")
+    sheet.save(kept.folder / "contact-sheet.png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pure.data import Crop, Photo
@@ -65,7 +68,7 @@ def test_a_caption_is_right_if_it_names_the_kind_or_the_word():
     assert not content_right("From a photo of animal, tree; grey, dark, smooth.", some, known)
 
 
-def test_a_restoration_is_made_once(tmp_path):
+def test_a_restoration_is_made_once_by_the_same_weights(tmp_path):
     class Output:
         belief = type("B", (), {"label": "l", "blur": "small", "noise": None, "caption": "c"})
         entropy = np.array([[1.25]])
@@ -74,6 +77,7 @@ def test_a_restoration_is_made_once(tmp_path):
 
     class Pipeline:
         calls = 0
+        checkpoint = SimpleNamespace(model=torch.nn.Linear(2, 2), vq=torch.nn.Linear(2, 2))
 
         def restore(self, lq, settings):
             self.calls += 1
@@ -86,6 +90,9 @@ def test_a_restoration_is_made_once(tmp_path):
     assert pipeline.calls == 1
     assert first["entropy"] == again["entropy"] == [[1.25]]
     assert (np.asarray(again["image"]) == (255, 0, 0)).all()
+    torch.nn.init.zeros_(pipeline.checkpoint.model.weight)
+    Restorations(pipeline, tmp_path)(some, "dynamic", None)
+    assert pipeline.calls == 2
 
 
 def test_the_tables_hold_every_mean_with_its_interval():
