@@ -941,32 +941,35 @@ function region() {
   ];
 }
 
-// What a figure of this view consists of: tiles {name, area, draw(ctx, left, top, times, x, y, w, h)}.
+// What a figure of this view consists of: tiles {name, area, layers}; a layer is a picture and the
+// part of the area it is shown in: left, top, right and bottom in pixels of the scene, whole ones.
 function tiles() {
   const all = pictures(), area = view.box || region();
+  const [x, y, w, h] = area;
   const whole = (picture) => ({
     name: picture.name, area,
-    layers: [[fetched(picture), 0, 0, 1, 1]],
+    layers: [[fetched(picture), 0, 0, w, h]],
   });
   const pair = [all[view.first], all[view.second]];
   if (view.box || view.mode === "grid") return all.map(whole);
   if (view.mode === "flip") return pair.map(whole);
   if (view.mode === "difference") {
     const name = "Difference, 0 to " + view.range + " levels";
-    return [...pair.map(whole), { name, area, layers: [[difference()?.entry, 0, 0, 1, 1]] }];
+    return [...pair.map(whole), { name, area, layers: [[difference()?.entry, 0, 0, w, h]] }];
   }
-  // The divider in shares of the region: the frame may be larger than the picture.
+  // The divider at the nearest edge of a pixel, counted in whole numbers until the one division: a
+  // share of the width would round a divider in the middle of a pixel one way or the other by chance.
   const now = place(), { width, height } = frame();
   const cut = view.across
-    ? clamp(((Math.round(view.split * height) - now.top) / now.zoom - area[1]) / area[3], 0, 1)
-    : clamp(((Math.round(view.split * width) - now.left) / now.zoom - area[0]) / area[2], 0, 1);
+    ? clamp(Math.round((Math.round(view.split * height) - now.top) / now.zoom) - y, 0, h)
+    : clamp(Math.round((Math.round(view.split * width) - now.left) / now.zoom) - x, 0, w);
   const [one, two] = pair.map(fetched);
   const names = pair.map((picture) => picture.name);
   return [{
     name: view.across ? names.join(" above, ") + " below" : names.join(" | "), area,
     layers: view.across
-      ? [[one, 0, 0, 1, cut], [two, 0, cut, 1, 1]]
-      : [[one, 0, 0, cut, 1], [two, cut, 0, 1, 1]],
+      ? [[one, 0, 0, w, cut], [two, 0, cut, w, h]]
+      : [[one, 0, 0, cut, h], [two, cut, 0, w, h]],
   }];
 }
 
@@ -1015,9 +1018,8 @@ function compose() {
   list.forEach((tile, index) => {
     const left = start + (index % columns) * (width + GAP);
     const top = Math.floor(index / columns) * (height + LABEL_HEIGHT + GAP);
-    for (const [entry, a, b, c, d] of tile.layers) {
+    for (const [entry, l, t, r, s] of tile.layers) {
       if (!entry) continue;
-      const [l, t, r, s] = [Math.round(a * w), Math.round(b * h), Math.round(c * w), Math.round(d * h)];
       paint(
         ctx, entry, left - x * times, top - y * times, times,
         left + l * times, top + t * times, (r - l) * times, (s - t) * times,
