@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pure import engine as engine_module
-from pure.engine import Engine, candidates, fastest, int8_product
+from pure.engine import Engine, candidates, fastest, int8_product, transposed_product
 from pure.model import Transformer, TransformerConfig
 
 ATOL = 2e-5  # logits of size about 3, in float32
@@ -136,6 +137,27 @@ def test_every_kernel_multiplies():
     weight, x = torch.randn(48, 32), torch.randn(2, 32)
     for product in candidates(weight).values():
         torch.testing.assert_close(product(x), x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+class Operands(TorchDispatchMode):
+    """Strides of what is multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.strides = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.mm.default:
+            self.strides.append(args[1].stride())
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_transposed_kernel_always_gets_rows_in_one_piece():
+    """Five times slower otherwise, and its own output, transposed, would be such an input."""
+    product = transposed_product(torch.randn(32, 32))
+    with Operands() as seen:
+        product(product(torch.randn(32, 2).T))
+    assert seen.strides == [(1, 32), (1, 32)]
 
 
 @pytest.mark.parametrize(("times", "chosen"), [((9, 10), "a"), ((10, 9.5), "a"), ((10, 5), "b")])
