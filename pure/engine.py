@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.model import QK_NORM_EPS, Block, HeadNorm, KVCache, RMSNorm, Transformer, rotary, rotate
+from pure.model import QK_NORM_EPS, Block, HeadNorm, KVCache, Transformer, rotary
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Product = Callable[[Tensor], Tensor]  # (n, in) to (n, out)
@@ -27,10 +27,13 @@ Place = slice | Tensor  # where new tokens go in a cache
 # Rows of queries and of keys in whole blocks. The CPU kernels then add up each row in the same
 # order however many rows there are; with fewer than 4 they take another path and round otherwise.
 QUERY_BLOCK, KEY_BLOCK = 4, 512
+# On a CPU attention of so few queries over bfloat16 keys takes three times as long as widening the
+# keys to float32 first.
+FEW_QUERIES = 8
 PROBE_ROWS = 2  # the two guidance rows of plain decoding
-PROBE_CALLS = 7
+PROBE_ROUNDS = 5
 PROBE_TRAFFIC = 64 * 2**20  # bytes between two uses of a weight that empty any cache
-CLEARLY_FASTER = 0.75  # of the time of the reproducible kernel, else the probe keeps that one
+CLEARLY_FASTER = 0.9  # of the time of the first candidate, else the probe keeps that one
 
 
 def plain_product(weight: Tensor) -> Product:
@@ -93,22 +96,26 @@ def candidates(weight: Tensor) -> dict[str, Product]:
 def fastest(weight: Tensor, between: int = 0) -> tuple[str, Product]:
     """The kernel with the least processor time for two rows, by a short trial.
 
-    As many bytes as a pass reads between two uses of the weight are read between two trials: one
-    kernel can be the fastest from the processor's cache and another from memory. The first
-    candidate keeps its place unless another is clearly faster, so that noise on the machine does
-    not change which kernel, and so which rounding, a model is run with.
+    A kernel runs over as many copies of the weight as make up the bytes that a pass reads between
+    two uses of it, because one kernel can be the fastest from the processor's cache and another
+    from memory. The first candidate keeps its place unless another is clearly faster, so that
+    noise on the machine does not change which kernel, and so which rounding, a model is run with.
     """
     products = candidates(weight)
     if len(products) == 1:
         return next(iter(products.items()))
+    copies = max(1, min(between, PROBE_TRAFFIC) // (weight.numel() * weight.itemsize))
     x = torch.ones(PROBE_ROWS, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    traffic = torch.ones(max(1, min(between, PROBE_TRAFFIC) // 4), device=weight.device)
+    trials = {name: [product] for name, product in products.items()}
+    for _ in range(copies - 1):
+        for name, product in candidates(weight.clone()).items():
+            trials[name].append(product)
     seconds: dict[str, list[float]] = {name: [] for name in products}
-    for _ in range(PROBE_CALLS + 1):  # the first warms up
-        for name, product in products.items():
-            traffic.sum()
+    for _ in range(PROBE_ROUNDS + 1):  # the first warms up
+        for name, same in trials.items():
             start = time.process_time()
-            product(x)
+            for product in same:
+                product(x)
             seconds[name].append(time.process_time() - start)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     first = next(iter(products))
@@ -122,8 +129,8 @@ def fastest(weight: Tensor, between: int = 0) -> tuple[str, Product]:
 class _Layer:
     """One block, its projections fused."""
 
-    attention_norm: RMSNorm
-    mlp_norm: RMSNorm
+    attention_norm: Tensor  # (hidden,)
+    mlp_norm: Tensor
     qkv: Product
     head_weight: Tensor  # (heads + kv heads, head_dim), float32
     head_bias: Tensor
@@ -177,7 +184,7 @@ class Engine:
         self._bytes = sum(p.numel() for p in model.parameters()) * self.dtype.itemsize
         self._probed: dict[tuple[int, ...], str] = {}
         self._embedding = model.model.embed_tokens.weight.detach().to(self.dtype)
-        self._norm = self._cast_norm(model.model.norm)
+        self._norm = model.model.norm.weight.detach().to(self.dtype)
         self._layers = [self._layer(block) for block in model.model.layers]  # type: ignore[arg-type]  # ModuleList forgets that they are Blocks
         head = model.lm_head.weight.detach().to(self.dtype)
         self._head = plain_product(head)  # the text's; image codes have a smaller one
@@ -253,11 +260,6 @@ class Engine:
 
     # Loading
 
-    def _cast_norm(self, norm: RMSNorm) -> RMSNorm:
-        result = RMSNorm(norm.weight.numel(), norm.eps)
-        result.weight = torch.nn.Parameter(norm.weight.detach().to(self.dtype), requires_grad=False)
-        return result
-
     def _product(self, kind: str, weight: Tensor, *, keep: bool = False) -> Product:
         """The kernel for a weight: probed once for each shape. `keep` exempts it from int8."""
         weight = weight.to(self.dtype)
@@ -281,8 +283,8 @@ class Engine:
             (attention.k_norm, self.config.num_key_value_heads),
         ]
         return _Layer(
-            attention_norm=self._cast_norm(block.input_layernorm),
-            mlp_norm=self._cast_norm(block.post_attention_layernorm),
+            attention_norm=block.input_layernorm.weight.detach().to(self.dtype),
+            mlp_norm=block.post_attention_layernorm.weight.detach().to(self.dtype),
             qkv=self._product("qkv", qkv),
             head_weight=torch.cat([_for_heads(n, n.weight, heads) for n, heads in norms]),
             head_bias=torch.cat([_for_heads(n, n.bias, heads) for n, heads in norms]),
@@ -296,8 +298,10 @@ class Engine:
         if length <= len(self._cos):
             return
         positions = torch.arange(length, device=self.device)[None]
-        cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
+        dim = self.config.head_dim
+        cos, sin = rotary(positions, dim, self.config.rope_theta, torch.float32)
         self._cos, self._sin = cos[0], sin[0]
+        self._sin[..., : dim // 2].neg_()
 
     # Running
 
@@ -317,7 +321,7 @@ class Engine:
         for i, layer in enumerate(self._layers):
             x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
         self.passes += 1
-        return list(self._norm(x).split(lengths))
+        return list(self._normed(x, self._norm).split(lengths))
 
     def _mask(self, start: int, n: int) -> Tensor | None:
         """What `n` new tokens may see, (queries, keys) to add to the scores; None: everything.
@@ -349,12 +353,16 @@ class Engine:
     ) -> Tensor:
         """One block over the packed tokens `x` (n, hidden)."""
         swin = self.config.swin_norm
-        qkv = layer.qkv(x if swin else layer.attention_norm(x))
+        qkv = layer.qkv(x if swin else self._normed(x, layer.attention_norm))
         h = layer.out(self._attend(qkv, layer, index, cos, sin, lengths, caches, places, masks))
-        x = x + (layer.attention_norm(h) if swin else h)
-        gate, up = layer.gate_up(x if swin else layer.mlp_norm(x)).chunk(2, dim=-1)
+        x = x + (self._normed(h, layer.attention_norm) if swin else h)
+        gate, up = layer.gate_up(x if swin else self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
         h = layer.down(F.silu(gate) * up)
-        return x + (layer.mlp_norm(h) if swin else h)
+        return x + (self._normed(h, layer.mlp_norm) if swin else h)
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`model.RMSNorm`, in fewer kernels. In half precision it rounds once, not twice."""
+        return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
 
     def _attend(
         self,
@@ -373,8 +381,10 @@ class Engine:
         dim = self.config.head_dim
         qkv = qkv.view(len(qkv), -1, dim)  # (n, heads + 2 * kv heads, head_dim)
         qk = F.layer_norm(qkv[:, : heads + shared].float(), (dim,), eps=QK_NORM_EPS)
-        qk = (qk * layer.head_weight + layer.head_bias).to(qkv.dtype)
-        q, k = rotate(qk, cos, sin).transpose(0, 1).split([heads, shared])  # (heads, n, head_dim)
+        qk = torch.addcmul(layer.head_bias, qk, layer.head_weight)
+        # rotary embeddings: the halves change places, and the sign is in the sine
+        qk = torch.addcmul(qk * cos, qk.roll(dim // 2, -1), sin).to(qkv.dtype)
+        q, k = qk.transpose(0, 1).split([heads, shared])  # (heads, n, head_dim)
         v = qkv[:, heads + shared :].transpose(0, 1)
         rows, at = [], 0
         for n, cache, place, mask in zip(lengths, caches, places, masks, strict=True):
@@ -386,16 +396,20 @@ class Engine:
             if mask is not None:
                 queries = F.pad(queries, (0, 0, 0, len(mask) - n))
                 end = mask.shape[1]
+            held = keys[:, :end], values[:, :end]
+            if n <= FEW_QUERIES and self.device.type == "cpu":  # no change in float32
+                queries, held = queries.float(), (held[0].float(), held[1].float())
+                mask = None if mask is None else mask.float()
             attended = F.scaled_dot_product_attention(
                 queries[None],
-                keys[None, :, :end],
-                values[None, :, :end],
+                held[0][None],
+                held[1][None],
                 attn_mask=mask,
                 enable_gqa=heads != shared,
             )[0]
             rows.append(attended[:, :n].transpose(0, 1).reshape(n, -1))
             at += n
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(qkv.dtype)
 
 
 def _fuse(projections: Sequence[torch.nn.Linear]) -> Tensor:

@@ -179,6 +179,24 @@ def test_the_probe_keeps_the_first_kernel_unless_another_is_clearly_faster(
     assert fastest(torch.zeros(4, 4))[0] == chosen
 
 
+@pytest.mark.parametrize(("between", "copies"), [(0, 1), (40 * 64, 40)])
+def test_the_probe_reads_what_a_pass_reads_between_two_uses_of_a_weight(
+    monkeypatch, between, copies
+):
+    weights = set()
+
+    def recorded(weight):
+        def product(x):
+            weights.add(weight.data_ptr())
+            return x
+
+        return {"a": product, "b": product}
+
+    monkeypatch.setattr(engine_module, "candidates", recorded)
+    fastest(torch.zeros(4, 4), between)
+    assert len(weights) == copies
+
+
 def test_a_full_cache_is_refused_and_unchanged():
     engine = Engine(random_model(CONFIG), IMAGE_IDS, reproducible=False)
     cache = engine.cache(16)
