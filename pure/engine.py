@@ -225,6 +225,7 @@ class Engine:
             slice(c.length, c.length + n) for c, n in zip(caches, lengths, strict=True)
         ]
         masks = [self._mask(cache.length, n) for cache, n in zip(caches, lengths, strict=True)]
+        self.passes += 1
         hidden = self._run(rows, caches, places, masks)
         for cache, n in zip(caches, lengths, strict=True):
             cache.length += n
@@ -246,6 +247,7 @@ class Engine:
             seen = cache.held & (keys <= at[:, None])  # (T, capacity)
             empty = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
             masks.append(empty.masked_fill(~seen, -torch.inf))
+        self.passes += 1
         return self._run(rows, caches, places, masks)
 
     @torch.inference_mode()
@@ -320,7 +322,6 @@ class Engine:
         x = F.embedding(torch.cat(list(rows)), self._embedding)  # (n, hidden)
         for i, layer in enumerate(self._layers):
             x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
-        self.passes += 1
         return list(self._normed(x, self._norm).split(lengths))
 
     def _mask(self, start: int, n: int) -> Tensor | None:
