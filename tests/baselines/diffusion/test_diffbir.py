@@ -235,6 +235,16 @@ def test_large_photos_are_cleaned_in_pieces():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(11, 17), (50, 70), (24, 9)])
+def test_pictures_are_resized_as_pillow_does_bicubically(size):
+    """Pillow's bicubic smooths where it shrinks, and is code of its own."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(1, 3, 24, 32, generator=generator)
+    bands = [Image.fromarray(band.numpy()) for band in picture[0]]
+    resized = [np.asarray(band.resize(size[::-1], Image.Resampling.BICUBIC)) for band in bands]
+    np.testing.assert_allclose(diffbir.resized(picture, size)[0], np.stack(resized), atol=1e-5)
+
+
 @pytest.mark.parametrize(("size", "expected"), [((64, 128), (64, 128)), ((65, 60), (128, 64))])
 def test_black_is_added_to_whole_multiples(size, expected):
     picture = torch.rand(1, 3, *size)
