@@ -21,6 +21,7 @@ from baselines.diffusion.sources import RANDOM_MARK
 from baselines.diffusion.stable import WEIGHTS_FILE
 from baselines.diffusion.state import Network
 from baselines.diffusion.tagger import TaggerConfig
+from baselines.rrdb import RRDBNet
 
 # Colours and things, so that a prompt reads like one.
 TAGS = (
@@ -647,10 +648,34 @@ def openclip_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def write_diffbir(out: Path, seed: int = 0) -> None:
+    """Everything DiffBIR needs."""
+    write_base(out / "stable-diffusion-2-1-base", seed, unet=True)
+    control = random_state(ldm_unet_shapes(UNET, control=4), seed + 50)
+    (out / "diffbir").mkdir(parents=True, exist_ok=True)
+    torch.save(control, out / "diffbir" / "v2.pth")
+
+    with _unfilled():
+        network = RRDBNet(blocks=1)
+    cleaner = random_state(_shapes(network), seed + 51)
+    cleaner["conv_last.bias"] += 0.5  # about the range of pictures
+    (out / "bsrnet").mkdir(exist_ok=True)
+    old = {"conv_body": "trunk_conv", "conv_hr": "HRconv", "conv_up": "upconv"}
+    old |= {"body.": "RRDB_trunk.", "rdb": "RDB"}
+    renamed = {}
+    for key, value in cleaner.items():
+        name = key
+        for new, first in old.items():
+            name = name.replace(new, first)
+        renamed[name] = value
+    torch.save(renamed, out / "bsrnet" / "BSRNet.pth")
+
+
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "osediff": write_osediff,
     "seesr": write_seesr,
     "stablesr": write_stablesr,
+    "diffbir": write_diffbir,
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from baselines import osediff, seesr, stablesr, tiny
+from baselines import diffbir, osediff, seesr, stablesr, tiny
 from imaging.convert import to_tensor
 
 SIZE = (40, 32)
@@ -49,6 +49,10 @@ def values(weights: Path) -> dict[str, Any]:
     plain = stablesr.load("cpu", weights=weights)
     restoration = plain.restore(lq, seed=SEED, options=stablesr.StableSROptions(steps=3))
     result["stablesr"] = {"pixels": some(to_tensor(restoration.image))}
+    steered = diffbir.load("cpu", weights=weights)
+    chosen = diffbir.DiffBIROptions(steps=3, prompt="sharp")
+    restoration = steered.restore(lq, seed=SEED, options=chosen)
+    result["diffbir"] = {"pixels": some(to_tensor(restoration.image))}
     perceived = many.tagger(lq)
     result["tagger"] = {"tokens": some(perceived.tokens)}
     result["text"] = {"states": some(one.text(["a sky, a tree, ,"]))}
