@@ -14,7 +14,7 @@ import gradio as gr
 from baselines import registry
 from baselines.memory import Shelf
 from pure.pipeline import PurePipeline
-from ui import compare_tab, components, restore_tab
+from ui import compare_tab, components, numbers_tab, restore_tab
 from ui.boundary import Model
 from ui.settings import Settings
 
@@ -30,6 +30,8 @@ def compose(model: Model, bench: compare_tab.Bench, settings: Settings) -> gr.Bl
                 restore_tab.build(model, settings)
             with gr.Tab("Compare", id=compare_tab.TAB):
                 compare_tab.build(bench, settings, page=page, tabs=tabs)
+            with gr.Tab("Numbers", id="numbers"):
+                numbers_tab.build(compare_tab.GALLERY, settings.results)
     return page.queue(max_size=settings.queue_size)
 
 

@@ -31,9 +31,9 @@ SETTINGS: dict[str, tuple[str, RestoreSettings]] = {
     "perception": ("label only", RestoreSettings(guidance="perception")),
     "understanding": ("caption only", RestoreSettings(guidance="understanding")),
     "unguided": ("no text", RestoreSettings(guidance="none")),
-    "top1": ("top-1", RestoreSettings(sampling=SamplingConfig(mode="top1"))),
-    "top2000": ("top-2000", RestoreSettings(sampling=SamplingConfig(mode="topk", top_k=2000))),
-    **{f"kmax{k}": (f"k ≤ {k}", RestoreSettings(sampling=SamplingConfig(k_max=k))) for k in K_MAX},
+    "top1": ("top-1", RestoreSettings(sampling="top1")),
+    "top2000": ("top-2000", RestoreSettings(sampling="topk:2000")),
+    **{f"kmax{k}": (f"k ≤ {k}", RestoreSettings(sampling=f"dynamic:{k}")) for k in K_MAX},
     "cfg1": ("no guidance scale", RestoreSettings(sampling=SamplingConfig(guidance_scale=1.0))),
 }
 
@@ -72,6 +72,7 @@ class Pure:
             except (RestoreError, BeliefError) as error:
                 raise MethodError(str(error)) from error
         (output,) = outputs
+        sampling = output.settings.draw()
         return Restoration(
             done.image,
             self.name,
@@ -82,12 +83,12 @@ class Pure:
                 "checkpoint": output.checkpoint,
                 "parameters": self.shared.parameters,
                 "guidance": self.settings.guidance,
-                "sampling": self.settings.sampling.mode,
-                "guidance_scale": self.settings.sampling.guidance_scale,
-                "temperature": self.settings.sampling.temperature,
-                "k_min": self.settings.sampling.k_min,
-                "k_max": self.settings.sampling.k_max,
-                "top_k": self.settings.sampling.top_k,
+                "sampling": sampling.mode,
+                "guidance_scale": sampling.guidance_scale,
+                "temperature": sampling.temperature,
+                "k_min": sampling.k_min,
+                "k_max": sampling.k_max,
+                "top_k": sampling.top_k,
                 "steps": output.steps,
                 "mean_k": round(float(output.k.mean()), 3),
             },

@@ -317,11 +317,13 @@ def guidance(summary: Summary) -> Table | None:
 
 def figures(summary: Summary) -> list[Figure]:
     """Every figure there are numbers for."""
-    made = [
-        _plane(summary),
-        *(_pareto(summary, axis) for axis in ("seconds", "parameters")),
-        _per_picture(summary),
-    ]
+    last = _per_picture(summary)
+    return [*overview(summary), *([] if last is None else [last])]
+
+
+def overview(summary: Summary) -> list[Figure]:
+    """Figures in which a method is one point."""
+    made = (_plane(summary), _pareto(summary, "seconds"), _pareto(summary, "parameters"))
     return [figure for figure in made if figure is not None]
 
 

@@ -34,7 +34,7 @@ from pure.pipeline import (
     RestoreSettings,
     Row,
 )
-from pure.sampling import SamplingConfig, SamplingError
+from pure.sampling import SamplingError
 
 FAILED, USAGE, STOPPED = 1, 2, 130
 DECODERS = {config.mode: config for config in (PLAIN, PARALLEL, ROWS)}
@@ -257,7 +257,7 @@ def _settings(arguments: argparse.Namespace) -> RestoreSettings:
     return RestoreSettings(
         scale=arguments.scale,
         seed=arguments.seed,
-        sampling=SamplingConfig.parse(arguments.sampling),
+        sampling=arguments.sampling,
         guidance=arguments.guidance,
         colour_fix=arguments.colour_fix,
         label=arguments.label,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pure.belief import TextTokenizer
 from pure.grammar import Grammar
 from pure.model import Transformer, TransformerConfig
+from pure.sampling import GUIDANCE_SCALE
 from pure.vocab import Vocab, VocabularyError
 from pure.vq import VQConfig, VQModel
 
@@ -62,6 +63,7 @@ class Checkpoint:
         native: side in pixels of the picture one sequence restores.
         text_limit: tokens of the longest label and caption together.
         photos: photographs it was trained on, if the checkpoint says.
+        guidance_scale: of classifier-free guidance, unless somebody asks for another.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Checkpoint:
     native: int
     text_limit: int
     photos: int | None = None
+    guidance_scale: float = GUIDANCE_SCALE
 
     @property
     def is_nano(self) -> bool:
@@ -121,6 +124,7 @@ def load(
         native=int(settings.get("native_pixels", 512)),
         text_limit=int(settings.get("text_limit", 512)),
         photos=settings.get("photos"),
+        guidance_scale=float(settings.get("guidance_scale", GUIDANCE_SCALE)),
     )
 
 

@@ -11,7 +11,7 @@ median over tiles spread across it, the caption is written from the whole photo 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,7 +27,7 @@ from pure.decode import PARALLEL, PLAIN, Conversation, DecoderConfig, write
 from pure.engine import Engine, Precision
 from pure.grammar import Grid, Phase
 from pure.picture import Picture, Step
-from pure.sampling import SamplingConfig
+from pure.sampling import GUIDANCE_SCALE, SamplingConfig
 from pure.vocab import GRID_PIXELS
 
 Guidance = Literal["full", "perception", "understanding", "none"]
@@ -50,6 +50,8 @@ class RestoreSettings:
     Attributes:
         scale: how many times larger the result is, 1 to 4.
         seed: of the sampling; 0 or more.
+        sampling: how codes are drawn. As text ("dynamic", "top1", "topk:K") with the checkpoint's
+            own guidance scale.
         guidance: what stands before the picture: label and caption ("full"), one of them, or
             nothing. The rows of the paper's Table 5. In "understanding" the caption is
             written after the label, which is then left out.
@@ -60,13 +62,14 @@ class RestoreSettings:
 
     scale: int = 4
     seed: int = 0
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig | str = "dynamic"
     guidance: Guidance = "full"
     colour_fix: ColourFix = "wavelet"
     label: str | None = None
     caption: str | None = None
 
     def __post_init__(self) -> None:
+        self.draw()  # so that text which says nothing fails here
         if self.scale not in SCALES:
             raise RestoreError(f"the scale is {SCALES[0]} to {SCALES[-1]}, not {self.scale}")
         if not 0 <= self.seed <= MAX_SEED:
@@ -79,6 +82,12 @@ class RestoreSettings:
             raise RestoreError(
                 f"the colour fix is {', '.join(get_args(ColourFix))}, not {self.colour_fix!r}"
             )
+
+    def draw(self, guidance_scale: float = GUIDANCE_SCALE) -> SamplingConfig:
+        """How codes are drawn by a checkpoint with this guidance scale of its own."""
+        if isinstance(self.sampling, SamplingConfig):
+            return self.sampling
+        return SamplingConfig.parse(self.sampling, guidance_scale=guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -236,7 +245,7 @@ class PurePipeline:
 
         Args:
             image: upright RGB, as `imaging.load.read_photo` gives it.
-            settings: the published defaults if not given.
+            settings: the defaults if not given.
             preview_seconds: shortest time between previews; None for none. The first comes with
                 the first row.
             decoder: how the picture is written; `self.decoder` if not given. It changes the time
@@ -392,7 +401,8 @@ class _Restoration:
                 f"{MAX_OUTPUT_PIXELS / 1e6:.0f}: crop the photo or choose a smaller scale."
             )
         checkpoint = self.checkpoint = pipeline.checkpoint
-        self.engine, self.settings = pipeline.engine, settings
+        self.sampling = settings.draw(pipeline.checkpoint.guidance_scale)
+        self.engine, self.settings = pipeline.engine, replace(settings, sampling=self.sampling)
         self.size = (width, height)
         self.enlarged = convert.resize(image, self.size)
         self.native, self.factor = checkpoint.native, checkpoint.vq.factor
@@ -653,7 +663,7 @@ class _Restoration:
             draft = self.checkpoint.vq.encode_image(self.guess.crop(tile.box)).cpu()
         picture = conversation.picture(
             text,
-            self.settings.sampling,
+            self.sampling,
             seed=self.seeds[window] if isinstance(self.seeds, Tensor) else self.seeds,
             known=self.codes[window].clone(),
             positions=self.positions[window],

@@ -15,6 +15,9 @@ from torch import Tensor
 MAX_ENTROPY = 10.0  # nats; the published code clamps to it before the sigmoid
 
 
+GUIDANCE_SCALE = 0.8  # of the release
+
+
 class SamplingError(ValueError):
     """Sampling settings that cannot work; the message says which and why."""
 
@@ -37,7 +40,7 @@ class SamplingConfig:
     """
 
     mode: Literal["dynamic", "topk", "top1"] = "dynamic"
-    guidance_scale: float = 0.8
+    guidance_scale: float = GUIDANCE_SCALE
     temperature: float = 0.9
     k_min: int = 1
     k_max: int = 2000
@@ -59,13 +62,21 @@ class SamplingConfig:
             raise SamplingError(f"mu must be a number of nats, not {self.mu}")
 
     @classmethod
-    def parse(cls, text: str) -> "SamplingConfig":
-        """The configuration of `dynamic`, `top1` or `topk:K`, as on the command line."""
-        if text in ("dynamic", "top1"):
-            return cls(mode=text)  # type: ignore[arg-type]  # narrowed by the test above
+    def parse(cls, text: str, *, guidance_scale: float = GUIDANCE_SCALE) -> "SamplingConfig":
+        """The configuration of `dynamic`, `dynamic:K_MAX`, `top1` or `topk:K`, as people write it.
+
+        Args:
+            text: one of these.
+            guidance_scale: the checkpoint's own, by default the released.
+        """
         name, _, number = text.partition(":")
+        scale = guidance_scale
+        if text in ("dynamic", "top1"):
+            return cls(mode=text, guidance_scale=scale)  # type: ignore[arg-type]  # narrowed above
+        if name == "dynamic" and number.isdecimal():
+            return cls(k_max=int(number), guidance_scale=scale)
         if name == "topk" and number.isdecimal():
-            return cls(mode="topk", top_k=int(number))
+            return cls(mode="topk", top_k=int(number), guidance_scale=scale)
         raise SamplingError(f"sampling is dynamic, top1 or topk:K, not {text!r}")
 
 

@@ -183,7 +183,7 @@ def _variants(pipeline: PurePipeline, gt: Image.Image, number: int) -> Mapping[s
         lq = Image.fromarray(synthesise(np.asarray(gt), preset, number, scale=SCALE)[0])
         result[f"{preset}: bicubic"] = convert.resize(lq, gt.size)
         for mode in modes:
-            settings = RestoreSettings(scale=SCALE, seed=SEED, sampling=SamplingConfig.parse(mode))
+            settings = RestoreSettings(scale=SCALE, seed=SEED, sampling=mode)
             result[f"{preset}: {mode}"] = pipeline.restore(lq, settings).image
     result["tokenizer alone"] = vq.decode_image(vq.encode_image(gt))
     result["reference"] = gt

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from baselines import registry
 from baselines.base import Method, run
-from evaluation.metrics import psnr_y
+from evaluation import metrics
 from imaging.load import read_photo
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 METHODS = ("bicubic", "lanczos", "realesrgan", "pure-nano")
+METRICS = ("psnr_y", "ssim_y", "niqe", "lpips_squeeze_proxy")  # those that are ready here
 LONGEST = 6  # methods of a scene: the viewer shows eight pictures, input and reference included
 SEED = 0
 
@@ -54,6 +54,7 @@ def make(
     before = set(out.glob("*/*.png")) if (out / "gallery.json").exists() else set()
     written = set()
     results: dict[str, list[dict[str, Any]]] = {scene: [] for scene in photos}
+    measures = _measures()
     for method in methods:
         restorer = method.load(device)
         for scene, path in photos.items():
@@ -72,7 +73,12 @@ def make(
                     if restoration.seconds is None
                     else round(restoration.seconds, 4),
                     "parameters": card.details.get("parameters", card.parameters),
-                    "metrics": [] if gt is None else _measured(restoration.image, read_photo(gt)),
+                    "scores": {}
+                    if gt is None
+                    else {
+                        name: round(measure(restoration.image, read_photo(gt)), 4)
+                        for name, measure in measures.items()
+                    },
                     "card": card.to_dict(),
                 }
             )
@@ -102,10 +108,12 @@ def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
 
 
-def _measured(sr: Image.Image, gt: Image.Image) -> list[dict[str, Any]]:
-    """As `ui.viewer.Metric` takes them."""
-    value = round(psnr_y(sr, gt), 4)
-    return [{"name": "PSNR-Y", "value": value, "better": "higher", "digits": 2, "unit": "dB"}]
+def _measures() -> dict[str, metrics.Measure]:
+    known = metrics.table()
+    ready = {name: known[name].missing() is None for name in METRICS}
+    for name in (name for name, is_ready in ready.items() if not is_ready):
+        log.warning("%s is left out: it %s", known[name].title, known[name].missing())
+    return {name: metrics.measure(known[name]) for name in METRICS if ready[name]}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ some that may).
 Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
 the preset realesrgan of `imaging.degrade`. Every picture is restored on its own, with seed 0 and
 the checkpoint's sampling unless a column says otherwise. Each restoration is kept, in a folder of
-this checkpoint's weights, and not made again, so a run that was interrupted goes on.
+this checkpoint, and not made again, so a run that was interrupted goes on.
 """
 
 import argparse
@@ -34,7 +34,6 @@ from pure.checkpoint import Checkpoint
 from pure.data import Crop, CropSampler, label_text, load_photos
 from pure.pipeline import PureOutput, PurePipeline, RestoreSettings
 from pure.pretokenise import PARTS, build_sequence
-from pure.sampling import SamplingConfig
 from tools.figures import table
 
 log = logging.getLogger(__name__)
@@ -90,8 +89,8 @@ def cases(sampler: CropSampler, crops: int) -> list[Case]:
 
 
 def digest(checkpoint: Checkpoint) -> str:
-    """Twelve hexadecimal digits that tell one checkpoint's weights from another's."""
-    result = hashlib.sha256()
+    """Twelve hexadecimal digits that tell a checkpoint from one that restores otherwise."""
+    result = hashlib.sha256(str(checkpoint.guidance_scale).encode())
     for network in (checkpoint.model, checkpoint.vq):
         for tensor in network.state_dict().values():
             result.update(tensor.cpu().float().numpy().tobytes())
@@ -253,9 +252,7 @@ def evaluate(
             measures[key] = metrics.measure(metric)
         else:
             log.warning("%s is left out: it %s", metric.title, reason)
-    sampled = {
-        name: RestoreSettings(sampling=SamplingConfig.parse(name)) for name in ("top1", "dynamic")
-    }
+    sampled = {name: RestoreSettings(sampling=name) for name in ("top1", "dynamic")}
     said = {name: [kept(case, name, s) for case in some] for name, s in sampled.items()}
     pictures = {name: [record["image"] for record in records] for name, records in said.items()}
     for name, restore in methods(pipeline).items():
@@ -300,10 +297,7 @@ def ablations(
             name: RestoreSettings(guidance=name)  # type: ignore[arg-type]  # GUIDANCE lists them
             for name in GUIDANCE
         },
-        "sampling": {
-            name: RestoreSettings(sampling=SamplingConfig.parse(text))
-            for name, text in SAMPLING.items()
-        },
+        "sampling": {name: RestoreSettings(sampling=text) for name, text in SAMPLING.items()},
     }
     folders = {"full": "dynamic", "dynamic": "dynamic", "top-1": "top1"}  # made already
     result: dict[str, Any] = {"level": "heavy", "crops": len(some)}

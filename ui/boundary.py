@@ -120,6 +120,7 @@ class Model:
         self.native: int = checkpoint.native
         self.factor: int = checkpoint.vq.factor
         self.codes: int = checkpoint.vq.config.codebook_size
+        self.guidance_scale: float = checkpoint.guidance_scale
         self.seconds_per_pass = CPU_SECONDS_PER_PASS if device == "cpu" else GPU_SECONDS_PER_PASS
         self._leased = lease(self._stream, self.lease_seconds)
 

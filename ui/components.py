@@ -55,6 +55,11 @@ CSS = """
 .gradio-container .html-container { padding-left: 0; padding-right: 0; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }
+/* tables scroll in themselves: a page as wide as its widest table could not be read on a phone */
+#numbers { contain: inline-size; width: 100%; }
+#numbers .table-wrap { overflow-x: auto; }
+.numbers-head h3 { margin: .6rem 0 .1rem; font-size: 1.1rem; font-weight: 600; }
+.numbers-head details { color: var(--body-text-color-subdued); font-size: .9rem; }
 #left, #right { gap: 12px; }
 
 #head h1 { font-size: 1.7rem; line-height: 1.25; margin: .4rem 0 .2rem; font-weight: 700; }

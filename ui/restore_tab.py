@@ -73,10 +73,10 @@ TO_THE_RESULT = """() => { if (innerWidth < 800) {
 Stage = Literal["idle", "waiting", "reading", "writing", "painting", "done", "stopped", "failed"]
 RUNNING = ("waiting", "reading", "writing", "painting")
 
-PRESETS: dict[str, tuple[str, SamplingConfig]] = {
-    "Faithful": ("always the likeliest code", SamplingConfig(mode="top1")),
-    "Balanced": ("as published", SamplingConfig()),
-    "Detailed": ("from 2,000 codes", SamplingConfig(mode="topk", top_k=2000)),
+PRESETS: dict[str, tuple[str, str]] = {
+    "Faithful": ("always the likeliest code", "top1"),
+    "Balanced": ("more codes where it is unsure, as published", "dynamic"),
+    "Detailed": ("from 2,000 codes", "topk:2000"),
 }
 GUIDANCE: dict[Guidance, str] = {
     "full": "Label and caption, as published",
@@ -208,7 +208,7 @@ def views(model: Model, job: Job, folder: Path) -> Iterator[View]:
         job: what to do.
         folder: where a finished run's files go.
     """
-    sampling = job.settings.sampling
+    sampling = job.settings.draw()
     k_max = {"top1": 1, "topk": sampling.top_k, "dynamic": sampling.k_max}[sampling.mode]
     view = View("reading", k_max=k_max, codes=model.codes, lq_size=job.image.size)
     start = time.monotonic()
@@ -281,7 +281,7 @@ def smaller(image: Image.Image) -> Image.Image:
 def restore_settings(
     scale: Any,
     seed: Any,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig | str,
     guidance: Any,
     colour_fix: Any,
     label: Any = None,
@@ -442,7 +442,7 @@ def facts(view: View) -> dict[str, str]:
     """What is worth knowing about a finished run."""
     assert view.output is not None
     output, settings = view.output, view.output.settings
-    sampling = settings.sampling
+    sampling = settings.draw()
     how = {
         "top1": "the likeliest code",
         "topk": f"top {sampling.top_k:,}",
@@ -470,14 +470,14 @@ def build(model: Model, limits: Settings) -> None:
     ui: dict[str, Any] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_id="left"):
-            _lay_out_input(ui, limits)
+            _lay_out_input(ui, model, limits)
         with gr.Column(scale=7, min_width=320, elem_id="right"):
             _lay_out_result(ui, model)
     _wire(ui, model, limits)
     _endpoint(model, limits)
 
 
-def _lay_out_input(ui: dict[str, Any], limits: Settings) -> None:
+def _lay_out_input(ui: dict[str, Any], model: Model, limits: Settings) -> None:
     gr.HTML('<h2 class="visually-hidden">Photo</h2>', js_on_load=components.region("left", "Photo"))
     ui["photo"] = gr.Image(
         label="Photo",
@@ -546,7 +546,7 @@ def _lay_out_input(ui: dict[str, Any], limits: Settings) -> None:
             label="Colours taken over from the photo",
             elem_id="colour-fix",
         )
-        default = SamplingConfig()
+        default = SamplingConfig(guidance_scale=model.guidance_scale)
         ui["mode"] = gr.Radio(
             [(text, name) for name, text in MODES.items()],
             value=default.mode,
@@ -780,7 +780,7 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
         )  # fmt: skip
 
     def preset(name: Any) -> tuple[Any, ...]:
-        config = PRESETS[name][1]
+        config = SamplingConfig.parse(PRESETS[name][1], guidance_scale=model.guidance_scale)
         return config.mode, config.k_max, config.top_k, config.temperature, config.guidance_scale
 
     ui["preset"].input(
@@ -828,7 +828,7 @@ def _endpoint(model: Model, limits: Settings) -> None:
         settings = restore_settings(
             scale,
             seed,
-            SamplingConfig.parse(sampling),
+            sampling,
             guidance,
             colour_fix,
             label or None,

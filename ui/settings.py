@@ -7,6 +7,7 @@
 | `PURE_MAX_PIXELS` | 25,600 (CPU), 65,536 (GPU) | largest photo, width × height, restored at 4× |
 | `PURE_QUEUE` | 20 | visitors that may wait |
 | `PURE_MAX_FILE_MB` | 20 | largest file accepted |
+| `PURE_RESULTS` | results | folder of `evaluation.runner` whose numbers are shown |
 | `PURE_METHODS_GIB` | 6 (CPU), 40 (GPU) | memory for the methods that are compared |
 
 Unset, `PURE_CHECKPOINT` is the released weights where a CUDA GPU has at least 24 GiB, which 14 GB
@@ -17,6 +18,7 @@ are Gradio's own `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -45,6 +47,7 @@ class Settings:
         max_pixels: of a photo restored at 4×; smaller scales take larger photos in proportion.
         queue_size: visitors that may wait for the model.
         max_file_mb: largest file, in millions of bytes.
+        results: folder of measured results, which need not exist.
         methods_gib: memory that the loaded methods of a comparison may take together.
     """
 
@@ -54,6 +57,7 @@ class Settings:
     queue_size: int = 20
     max_file_mb: int = 20
     methods_gib: int = CPU_GIB
+    results: Path = Path("results")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -79,6 +83,7 @@ class Settings:
             methods_gib=_whole(
                 variables, "PURE_METHODS_GIB", GPU_GIB if device.startswith("cuda") else CPU_GIB
             ),
+            results=Path(variables.get("PURE_RESULTS", "").strip() or cls.results),
         )
 
 

@@ -60,13 +60,13 @@ class Captioner:
         except (OSError, ValueError) as error:
             raise MethodUnavailableError(f"{folder} has no tokenizer: {error}") from error
         config = BlipConfig.from_dict(read_json(folder / "config.json"))
+        network: Network = BlipForConditionalGeneration(config)
         # transformers makes up a vocabulary where it finds none; BLIP's first mark comes after it
-        if len(tokenizer) < config.text_config.bos_token_id:
+        words = network.config.text_config.bos_token_id
+        if len(tokenizer) < words:
             raise MethodUnavailableError(
-                f"The vocabulary in {folder} has {len(tokenizer)} words, the network "
-                f"{config.text_config.bos_token_id}."
+                f"The vocabulary in {folder} has {len(tokenizer)} words, the network {words}."
             )
-        network = BlipForConditionalGeneration(config)
         state = read_pickle(folder / BLIP.files[1])
         # positions follow from the length alone
         state = {k: v for k, v in state.items() if not k.endswith(".position_ids")}

@@ -97,7 +97,7 @@ def _wrap(unet: Network) -> list[ThenPixels]:
     # the release's name of the number of heads; diffusers keeps it for old files
     heads = config.attention_head_dim
     skips = list(reversed(_skip_widths(widths, layers)))
-    wrapped = []
+    wrapped: list[ThenPixels] = []
     for block, width in zip(unet.up_blocks, reversed(widths), strict=True):
         # text, where the block reads it, comes before the pixels
         inside = block.attentions if hasattr(block, "attentions") else block.resnets

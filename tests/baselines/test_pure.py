@@ -55,7 +55,7 @@ def test_a_setting_and_the_seed_reach_the_model(methods, pipeline, photo, ending
     assert restoration.image.tobytes() == expected.image.tobytes()
     assert restoration.text == (expected.belief.text or None)
     assert card.details["guidance"] == settings.guidance
-    assert card.details["k_max"] == settings.sampling.k_max
+    assert card.details["k_max"] == settings.draw().k_max
     assert card.colour_fix == "wavelet"
 
 

@@ -94,7 +94,7 @@ def test_every_option_reaches_the_pipeline(run, lake, tmp_path, monkeypatch):
     assert run(lake, tmp_path / "sr.png", *options.split(), *texts)[0] == 0
     [settings] = seen
     assert (settings.scale, settings.seed, settings.guidance) == (2, 7, "perception")
-    assert (settings.sampling.mode, settings.sampling.top_k) == ("topk", 5)
+    assert (settings.draw().mode, settings.draw().top_k) == ("topk", 5)
     assert (settings.colour_fix, settings.label) == ("adain", texts[1])
     assert settings.caption == texts[3]
 

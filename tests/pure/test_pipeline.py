@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -441,10 +442,20 @@ def test_steps_count_text_and_pictures(pipeline, recorded):
 def test_the_output_tells_how_it_was_made(pipeline, checkpoint):
     settings = RestoreSettings(seed=4, **GIVEN)
     output = pipeline.restore(picture(8, 8), settings)
-    assert output.settings == settings
+    assert output.settings == replace(settings, sampling=settings.draw())
     assert output.checkpoint == checkpoint.name
     assert list(output.seconds) == ["perceive", "understand", "restore", "finish"]
     assert all(seconds >= 0 for seconds in output.seconds.values())
+
+
+def test_named_sampling_takes_the_guidance_scale_of_the_checkpoint(checkpoint):
+    own = PurePipeline(replace(checkpoint, guidance_scale=2.5))
+    named = own.restore(picture(8, 8), RestoreSettings(sampling="topk:3", **GIVEN))
+    assert named.settings.sampling == SamplingConfig("topk", guidance_scale=2.5, top_k=3)
+    spelt = own.restore(picture(8, 8), RestoreSettings(sampling=named.settings.sampling, **GIVEN))
+    assert np.array_equal(named.codes, spelt.codes)
+    published = RestoreSettings(sampling=SamplingConfig(), **GIVEN)
+    assert own.restore(picture(8, 8), published).settings.sampling.guidance_scale == 0.8
 
 
 def test_greedy_restorations_do_not_depend_on_the_seed(pipeline):

@@ -311,6 +311,9 @@ def test_impossible_settings_are_refused_with_a_sentence(values, sentence):
 def test_sampling_is_parsed():
     assert SamplingConfig.parse("dynamic") == SamplingConfig()
     assert SamplingConfig.parse("top1") == SamplingConfig(mode="top1")
+    assert SamplingConfig.parse("dynamic:40", guidance_scale=3) == SamplingConfig(
+        guidance_scale=3, k_max=40
+    )
     assert SamplingConfig.parse("topk:300") == SamplingConfig(mode="topk", top_k=300)
 
 

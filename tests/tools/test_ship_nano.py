@@ -56,9 +56,9 @@ def retouched(run, tmp_path, prefix):
 
 def test_an_improved_decoder_is_shipped(run, photos, tmp_path):
     vq = retouched(run, tmp_path, "decoder.conv_out")
-    ship_nano.ship(run, vq, photos, tmp_path / "out")
+    ship_nano.ship(run, vq, photos, tmp_path / "out", guidance_scale=2.5)
     checkpoint = load(tmp_path / "out")
-    assert checkpoint.photos == 1
+    assert (checkpoint.photos, checkpoint.guidance_scale) == (1, 2.5)
     shipped = checkpoint.vq.state_dict()
     assert torch.equal(shipped["decoder.conv_out.bias"], load_file(vq)["decoder.conv_out.bias"])
     [credit] = csv.DictReader((tmp_path / "out" / "photos.csv").open())
@@ -69,11 +69,11 @@ def test_an_improved_decoder_is_shipped(run, photos, tmp_path):
 def test_a_tokenizer_with_other_codes_is_refused(run, photos, tmp_path, part):
     vq = retouched(run, tmp_path, part)
     with pytest.raises(ValueError, match="codes pictures differently"):
-        ship_nano.ship(run, vq, photos, tmp_path / "out")
+        ship_nano.ship(run, vq, photos, tmp_path / "out", guidance_scale=2.5)
 
 
 def test_weights_too_large_to_ship_are_refused(run, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(ship_nano, "MOST_BYTES", 1000)
     vq = retouched(run, tmp_path, "decoder.conv_out")
     with pytest.raises(ValueError, match="MB"):
-        ship_nano.ship(run, vq, photos, tmp_path / "out")
+        ship_nano.ship(run, vq, photos, tmp_path / "out", guidance_scale=2.5)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,9 @@ class FakePipeline:
     ) -> None:
         config = SimpleNamespace(codebook_size=16)
         vq = SimpleNamespace(factor=8, config=config)
-        self.checkpoint = SimpleNamespace(name=name, is_nano=False, native=32, vq=vq, photos=None)
+        self.checkpoint = SimpleNamespace(
+            name=name, is_nano=False, native=32, vq=vq, photos=None, guidance_scale=0.8
+        )
         self.rows, self.pause, self.breaks = rows, pause, breaks
         self.passes = self.closed = 0
         self.running = 0
@@ -86,7 +89,7 @@ class FakePipeline:
                     steps=self.rows * 6,
                     passes=self.rows + 2,
                     seconds=seconds,
-                    settings=settings,
+                    settings=replace(settings, sampling=settings.draw()),
                     checkpoint=self.checkpoint.name,
                 )
             )

@@ -150,7 +150,7 @@ def test_sampling_of_the_wrong_kind_is_named(values):
 
 
 def test_the_default_preset_is_the_published_one():
-    assert restore_tab.PRESETS["Balanced"][1] == SamplingConfig()
+    assert restore_tab.PRESETS["Balanced"][1] == "dynamic"
 
 
 # What is shown

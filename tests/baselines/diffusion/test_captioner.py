@@ -76,6 +76,6 @@ def test_a_folder_without_a_vocabulary_is_refused(weights, tmp_path):
     shutil.copytree(weights / "blip", tmp_path / "blip")
     (tmp_path / "blip" / "vocab.txt").unlink()
     with pytest.raises(
-        MethodUnavailableError, match="vocabulary in .* has 5 words, the network 23"
+        MethodUnavailableError, match=r"vocabulary in .* has 5 words, the network 23"
     ):
         Captioner.load(tmp_path / "blip")
