@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration
-from baselines.diffusion import sources
+from baselines.base import Method, MethodUnavailableError, Restoration, Setting
+from baselines.diffusion import settings, sources
 from baselines.diffusion.captioner import BLIP, Captioner
 from baselines.diffusion.control import led_by_photo
 from baselines.diffusion.pixel_attention import PixelAwareUNet, wrapped_names
@@ -83,8 +83,8 @@ class PASDOptions:
             time; the lower, the more of the photo is left. The paper's is 900. The published code
             on a diffusers of 2024 or later does not find 900 among its steps and silently uses
             their last, which is 50 of the default 20.
-        short_side: in pixels, that the photo is enlarged to at least; None is 768, in proportion
-            for a network of another size. The networks were trained at 512.
+        short_side: that the photo is enlarged to at least, in multiples of the networks' own size,
+            512 px; up to 4. The published 1.5 are 768 px.
         prompt: words of the visitor, behind the caption.
         added: put at the end of the prompt.
         negative: what guidance leads away from.
@@ -100,7 +100,7 @@ class PASDOptions:
     guidance: float = 9.0
     conditioning: float = 1.0
     noise_level: int = 900
-    short_side: int | None = None
+    short_side: float = 1.5
     prompt: str = ""
     added: str = ADDED
     negative: str = NEGATIVE
@@ -113,8 +113,8 @@ class PASDOptions:
         for name, value in (("steps", self.steps), ("noise_level", self.noise_level)):
             if not 1 <= value <= LAST:
                 raise PASDOptionsError(f"{name} must be 1 to {LAST}, not {value}")
-        if self.short_side is not None and self.short_side < CELL:
-            raise PASDOptionsError(f"short_side must be {CELL} or more, not {self.short_side}")
+        if not 0.25 <= self.short_side <= 4:
+            raise PASDOptionsError(f"short_side must be 0.25 to 4, not {self.short_side}")
         for name in ("guidance", "conditioning"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -192,7 +192,7 @@ class PASD:
             progress: told how many steps are done of how many; may raise to stop.
         """
         started = time.perf_counter()
-        shortest = options.short_side or self.native * 3 // 2
+        shortest = round(options.short_side * self.native)
         large = enlarge_to(lq, shortest=shortest, scale=SCALE)
         caption = self._caption(lq) if options.caption is None else options.caption
         prompt = ", ".join(filter(None, (caption, options.prompt, options.added)))
@@ -403,6 +403,40 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "parameters, which is PASD with BLIP"
         ),
         order=33,
+        settings=(
+            Setting(
+                "caption",
+                "Caption",
+                None,
+                info="Empty: the captioner's. A blank: none.",
+            ),
+            settings.PROMPT,
+            settings.negative(NEGATIVE),
+            settings.steps(DEFAULTS.steps),
+            settings.guidance(DEFAULTS.guidance),
+            settings.CONDITIONING,
+            Setting(
+                "noise_level",
+                "Noise level",
+                DEFAULTS.noise_level,
+                lowest=1,
+                highest=LAST,
+                step=1,
+                info="Of the start. Less keeps more of the photo; the published code's is 50.",
+            ),
+            Setting(
+                "short_side",
+                "Short side",
+                DEFAULTS.short_side,
+                lowest=1.0,
+                highest=2.0,
+                step=0.25,
+                info="At least, in multiples of 512 px; time grows with its square or more.",
+            ),
+            settings.START,
+            settings.colour_fix(DEFAULTS.colour_fix),
+        ),
+        options=PASDOptions,
     )
 
 

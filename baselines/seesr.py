@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Method, MethodUnavailableError, Restoration
-from baselines.diffusion import sources
+from baselines.diffusion import settings, sources
 from baselines.diffusion.control import led_by_photo
 from baselines.diffusion.image_attention import (
     IMAGE_TOKENS,
@@ -364,6 +364,17 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "row for SeeSR is that of SeeSR's own defaults"
         ),
         order=31,
+        settings=(
+            settings.TAGS,
+            settings.PROMPT,
+            settings.negative(NEGATIVE),
+            settings.steps(DEFAULTS.steps),
+            settings.guidance(DEFAULTS.guidance),
+            settings.CONDITIONING,
+            settings.START,
+            settings.colour_fix(DEFAULTS.colour_fix),
+        ),
+        options=SeeSROptions,
     )
 
 

@@ -787,13 +787,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Command line: `python -m baselines.tiny METHOD OUT`."""
+    """Command line: `python -m baselines.tiny METHOD OUT`, or `all` for every method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", choices=[*WRITERS])
+    parser.add_argument("method", choices=["all", *WRITERS])
     parser.add_argument("out", type=Path, help="a weights folder, for WEIGHTS_DIR")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write(arguments.method, arguments.out, seed=arguments.seed)
+    for method in WRITERS if arguments.method == "all" else (arguments.method,):
+        write(method, arguments.out, seed=arguments.seed)
 
 
 if __name__ == "__main__":

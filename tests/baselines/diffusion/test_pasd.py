@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from baselines import pasd
 from baselines.base import MethodUnavailableError, run
 from baselines.diffusion.stable import load_schedule
+from baselines.diffusion.tiles import LatentTiling
 from baselines.pasd import PASD, PASDOptions, PASDOptionsError
 from imaging.convert import to_tensor
 from tests.baselines.diffusion import fakes
@@ -115,6 +116,7 @@ def test_pictures_of_any_size_come_back_in_place_and_without_seams(method, truth
     lq = draw_wave(32, 32).resize(size, Image.Resampling.BICUBIC)
     restored = method.restore(lq, options=PASDOptions(steps=2, colour_fix="none")).image
     assert restored.size == (4 * size[0], 4 * size[1])
+    assert method.tiling == LatentTiling(80, 8)  # of 320 and 32, at a quarter of the release's size
     # in tiles where it is larger than five times the networks' own size
     assert (len(truth.times) > 2) == (min(size) == 512)
     reference = to_tensor(lq.resize(restored.size, Image.Resampling.BICUBIC))
@@ -175,8 +177,8 @@ def test_the_short_side_is_one_and_a_half_times_the_networks_own_or_chosen(
 ):
     """768 of 512 in the release, 192 of 128 here."""
     method.restore(draw_wave(40, 32), options=PASDOptions(steps=1))
-    method.restore(draw_wave(40, 32), options=PASDOptions(steps=1, short_side=160))
-    method.restore(draw_wave(60, 64), options=PASDOptions(steps=1, short_side=160))
+    method.restore(draw_wave(40, 32), options=PASDOptions(steps=1, short_side=1.25))
+    method.restore(draw_wave(60, 64), options=PASDOptions(steps=1, short_side=1.25))
     assert truth.sizes == [(192, 240), (160, 200), (256, 240)]
 
 
@@ -201,6 +203,13 @@ def test_it_may_start_at_noise_alone(method, draw_wave):
     torch.testing.assert_close(started, expected)
 
 
+def test_the_decoded_picture_is_rounded(method, draw_wave, monkeypatch):
+    level = torch.full((1, 3, 192, 240), 100.6 / 255)
+    monkeypatch.setattr(method.vae, "decode", lambda latents: level)
+    options = PASDOptions(steps=1, colour_fix="none")
+    assert method.restore(draw_wave(40, 32), options=options).image.getpixel((5, 5)) == (101,) * 3
+
+
 def test_progress_may_stop_a_run(method, truth, draw_wave):
     def stop(done, steps):
         raise KeyboardInterrupt
@@ -211,7 +220,7 @@ def test_progress_may_stop_a_run(method, truth, draw_wave):
 
 
 def test_a_run_keeps_the_promises_of_a_method(weights, pixel_aware, lq):
-    few = PASDOptions(steps=2, short_side=128)
+    few = PASDOptions(steps=2, short_side=1)
     restorer = SimpleNamespace(
         restore=lambda lq, *, seed=0: pixel_aware.restore(lq, seed=seed, options=few)
     )
@@ -230,7 +239,7 @@ def test_a_run_keeps_the_promises_of_a_method(weights, pixel_aware, lq):
 
 def test_networks_wait_on_the_cpu_between_uses(weights, lq):
     """Both devices are the CPU here: what comes and goes is the same picture."""
-    options = PASDOptions(steps=1, short_side=128, caption="a dog")
+    options = PASDOptions(steps=1, short_side=1, caption="a dog")
     pictures = [
         pasd.load("cpu", weights=weights, offload=offload).restore(lq, options=options).image
         for offload in (False, True)
@@ -256,7 +265,7 @@ def test_outputs_are_the_recorded_ones(pixel_aware):
         ({"noise_level": 1000}, "noise_level must be 1 to 999, not 1000"),
         ({"guidance": -1}, "guidance must be 0 or more"),
         ({"conditioning": float("nan")}, "conditioning must be 0 or more"),
-        ({"short_side": 7}, "short_side must be 8 or more, not 7"),
+        ({"short_side": 5}, "short_side must be 0.25 to 4, not 5"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, sentence):
