@@ -8,7 +8,7 @@ detail in fifty DDPM steps.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration
-from baselines.diffusion import ldm, sources
+from baselines.base import Method, MethodUnavailableError, Restoration, Setting
+from baselines.diffusion import ldm, settings, sources
 from baselines.diffusion.schedule import TRAINED, spaced_ddpm
 from baselines.diffusion.sizes import CELL, ColourFix
 from baselines.diffusion.stable import (
@@ -460,6 +460,35 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "512. The PURE paper names no settings; its Table 4 counts the parameters of version 1"
         ),
         order=33,
+        settings=(
+            replace(
+                settings.PROMPT, label="Prompt", info="What the picture shows; published: nothing."
+            ),
+            settings.negative(NEGATIVE),
+            settings.steps(DEFAULTS.steps, lowest=2, highest=1000),
+            settings.guidance(DEFAULTS.guidance),
+            Setting(
+                "strength",
+                "Weight of the ControlNet",
+                DEFAULTS.strength,
+                lowest=0.0,
+                highest=2.0,
+                step=0.1,
+                info="More follows the photo more closely.",
+            ),
+            Setting(
+                "noise",
+                "Noise on what it follows",
+                DEFAULTS.noise,
+                lowest=0,
+                highest=999,
+                step=1,
+                info="For photos in a poor state: more invention, less likeness.",
+            ),
+            replace(settings.START, default=DEFAULTS.start),
+            settings.colour_fix(DEFAULTS.colour_fix),
+        ),
+        options=DiffBIROptions,
     )
 
 

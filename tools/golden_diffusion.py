@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from baselines import diffbir, osediff, seesr, stablesr, tiny
+from baselines import diffbir, osediff, pasd, seesr, stablesr, tiny
 from imaging.convert import to_tensor
 
 SIZE = (40, 32)
 SEED = 7
+PASD_OPTIONS = pasd.PASDOptions(steps=3, short_side=1, prompt="sharp")
 PLACES = 24  # values that are kept of a tensor, evenly spread
 
 
@@ -36,10 +37,12 @@ def values(weights: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     one = osediff.load("cpu", weights=weights)
     many = seesr.load("cpu", weights=weights)
+    aware = pasd.load("cpu", weights=weights)
     options = seesr.SeeSROptions(steps=3, prompt="sharp")
     for name, restoration in (
         ("osediff", one.restore(lq, seed=SEED)),
         ("seesr", many.restore(lq, seed=SEED, options=options)),
+        ("pasd", aware.restore(lq, seed=SEED, options=PASD_OPTIONS)),
     ):
         result[name] = {
             "prompt": restoration.details["prompt"],

@@ -1,4 +1,4 @@
-"""The parts of Stable Diffusion 2 the methods build on: VAE, text encoder, noise schedule.
+"""The parts of Stable Diffusion the methods build on: VAE, text encoder, noise schedule.
 
 Built from the configurations beside the weights, never from a hub.
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -169,15 +169,17 @@ class TextEncoder:
         return self.module(ids.to(device)).last_hidden_state
 
 
-def load_schedule(base: Path) -> Any:  # Any: a DDPMScheduler, and diffusers is optional
-    """The DDPM schedule with the settings of a Stable Diffusion folder."""
-    from diffusers import DDPMScheduler
+def load_schedule(
+    base: Path, kind: Literal["DDPMScheduler", "UniPCMultistepScheduler"] = "DDPMScheduler"
+) -> Any:  # Any: a scheduler, and diffusers is optional
+    """A schedule of diffusers with the settings of a Stable Diffusion folder."""
+    import diffusers
 
     config = read_json(base / "scheduler" / "scheduler_config.json")
     known = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"}
     known |= {"variance_type", "clip_sample", "prediction_type", "steps_offset"}
     known |= {"timestep_spacing", "rescale_betas_zero_snr"}
-    return DDPMScheduler.from_config({k: v for k, v in config.items() if k in known})
+    return getattr(diffusers, kind).from_config({k: v for k, v in config.items() if k in known})
 
 
 def draw(shape: Iterable[int], noise: torch.Generator, device: torch.device | str) -> Tensor:

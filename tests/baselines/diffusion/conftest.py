@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baselines import diffbir, osediff, seesr, stablesr, tiny
+from baselines import diffbir, osediff, pasd, seesr, stablesr, tiny
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,11 @@ def one_step(weights):
 @pytest.fixture(scope="session")
 def many_steps(weights):
     return seesr.load("cpu", weights=weights)
+
+
+@pytest.fixture(scope="session")
+def pixel_aware(weights):
+    return pasd.load("cpu", weights=weights)
 
 
 @pytest.fixture(scope="session")
