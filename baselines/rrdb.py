@@ -6,7 +6,7 @@ either is kept.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +30,11 @@ class WeightsError(ValueError):
 class DenseBlock(nn.Module):
     """Five convolutions, each seeing all before it; a fifth of the last is added to the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
         for i in range(1, 6):
-            out = GROWTH if i < 5 else CHANNELS
-            layer = nn.Conv2d(CHANNELS + (i - 1) * GROWTH, out, 3, padding=1)
+            out = GROWTH if i < 5 else channels
+            layer = nn.Conv2d(channels + (i - 1) * GROWTH, out, 3, padding=1)
             self.add_module(f"conv{i}", layer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ class DenseBlock(nn.Module):
 class RRDB(nn.Module):
     """Three dense blocks; a fifth of what they make is added to the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.rdb1, self.rdb2, self.rdb3 = DenseBlock(), DenseBlock(), DenseBlock()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(channels) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + RESIDUAL * self.rdb3(self.rdb2(self.rdb1(x)))
@@ -108,6 +108,18 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         if key in content:
             return {name: value.float() for name, value in content[key].items()}
     raise WeightsError(f"{path.name} holds neither params_ema nor params")
+
+
+def old_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an RRDBNet under the names it was first published with, by today's."""
+    names = {"trunk_conv": "conv_body", "upconv1": "conv_up1", "upconv2": "conv_up2"}
+    names |= {"HRconv": "conv_hr"}
+    renamed = {}
+    for key, value in state.items():
+        stem, _, end = key.rpartition(".")
+        stem = stem.replace("RRDB_trunk.", "body.").replace(".RDB", ".rdb")
+        renamed[f"{names.get(stem, stem)}.{end}"] = value
+    return renamed
 
 
 def read_ncnn(param: Path, binary: Path) -> dict[str, Tensor]:

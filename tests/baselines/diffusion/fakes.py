@@ -17,8 +17,14 @@ class PoolingVAE:
     def encode(self, image, noise):
         return cells_of(image)
 
+    def encode_signed(self, image, noise):
+        return cells_of(image / 2 + 0.5)
+
     def decode(self, latents):
         return F.interpolate(latents[:, :3], scale_factor=8, mode="bilinear").clamp(0, 1)
+
+    def decode_signed(self, latents):
+        return 2 * self.decode(latents) - 1
 
 
 def cells_of(image):
