@@ -77,6 +77,12 @@ def cache_bytes(config: TransformerConfig, tokens: int, bytes_each: float = 2) -
     return 2 * config.num_hidden_layers * width * bytes_each * tokens
 
 
+def kept_bytes(config: TransformerConfig, work: Workload) -> float:
+    """Keys and values of a whole picture, prompt to end, both rows."""
+    tokens = work.instruction + work.image + work.text + work.image
+    return cache_bytes(config, tokens + work.image * work.guided, work.cache_bytes)
+
+
 def pass_bytes(config: TransformerConfig, work: Workload) -> float:
     """Bytes that deciding a code reads, averaged over a picture."""
     context = work.instruction + work.image + work.text + work.image / 2

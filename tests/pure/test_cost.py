@@ -1,7 +1,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from pure.checkpoint import load
 from pure.cost import (
     A100,
     EAGER_LAUNCH,
@@ -11,11 +13,15 @@ from pure.cost import (
     body_weights,
     cache_bytes,
     image_seconds,
+    kept_bytes,
     pass_bytes,
     pass_seconds,
 )
+from pure.decode import Conversation
 from pure.engine import Engine
+from pure.grammar import Grid
 from pure.model import CONFIGS, KVCache, TransformerConfig
+from pure.sampling import SamplingConfig
 
 RELEASED = CONFIGS["7b"]
 PAPER_SECONDS, PAPER_TOKENS = 256.87, 4290  # an image on an A100; its tokens, text included
@@ -76,6 +82,42 @@ def test_smaller_weights_and_more_ids_a_pass_cost_less():
     assert image_seconds(RELEASED, A100, ids_per_pass=3) < 0.4 * base
 
 
-def test_an_engine_holds_the_computed_cache(transformer, vocab):
-    engine = Engine(transformer, vocab.code_ids, reproducible=False)
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_an_engine_holds_the_computed_cache(transformer, vocab, reproducible):
+    engine = Engine(transformer, vocab.code_ids, reproducible=reproducible)
     assert engine.cache(300).bytes == cache_bytes(transformer.config, 300, 4)
+
+
+def test_both_rows_of_the_release_keep_what_was_computed_by_hand():
+    assert kept_bytes(RELEASED, Workload()) == pytest.approx(6.6e9, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [0.8, 1])
+def test_a_picture_by_nano_allocates_the_computed_bytes(monkeypatch, scale):
+    checkpoint = load("nano")
+    engine = Engine(checkpoint.model, checkpoint.grammar.vocab.code_ids)
+    allocated = []
+    cache = Engine.cache
+
+    def counted(self, capacity):
+        result = cache(self, capacity)
+        allocated.append(result.bytes)
+        return result
+
+    monkeypatch.setattr(Engine, "cache", counted)
+    side = checkpoint.native // checkpoint.vq.factor
+    grammar, instruction = checkpoint.grammar, checkpoint.text.instruction()
+    prompt = grammar.prompt(instruction, torch.zeros(side, side, dtype=torch.long))
+    conversation = Conversation(
+        engine, grammar, prompt, Grid(side, side), text_limit=checkpoint.text_limit
+    )
+    conversation.picture([], SamplingConfig(guidance_scale=scale))
+    work = Workload(
+        rows=side,
+        columns=side,
+        instruction=len(instruction),
+        text=checkpoint.text_limit,
+        guided=scale != 1,
+        cache_bytes=4,
+    )
+    assert sum(allocated) == pytest.approx(kept_bytes(checkpoint.model.config, work), rel=0.05)

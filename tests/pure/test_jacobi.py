@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -217,7 +217,11 @@ EXAMPLES = ("astronaut", "cat", "coffee", "dandelions", "dogs", "mountain", "str
 
 
 def test_50_photos_and_seeds_with_nano_are_the_same_in_parallel(nano):
-    """Real photos, made small, so that 50 pairs take seconds; `make bench` takes whole ones."""
+    """Real photos, made small, so that 50 pairs take seconds; `make bench` takes whole ones.
+
+    Every window from 2 to 32, and drafts from the photo, another restorer, another seed, and
+    nowhere.
+    """
     checkpoint, engine = nano
     factor, size = checkpoint.vq.factor, (64, 32)
     grid = Grid(size[1] // factor, size[0] // factor)
@@ -232,13 +236,28 @@ def test_50_photos_and_seeds_with_nano_are_the_same_in_parallel(nano):
         conversation = Conversation(
             engine, checkpoint.grammar, ids, grid, text_limit=checkpoint.text_limit
         )
-        written = {}
-        for name, decoder in (("plain", PLAIN), ("parallel", window(2 + pair % 31))):
+
+        def written(decoder, seed=pair, draft=None, conversation=conversation):
             before = engine.passes
-            steps = conversation.restore([], SamplingConfig(), seed=pair, decoder=decoder)
-            written[name] = list(steps)
-            passes[name] += engine.passes - before
-        assert written["plain"] == written["parallel"]
+            steps = conversation.restore(
+                [], SamplingConfig(), seed=seed, decoder=decoder, draft=draft
+            )
+            return list(steps), engine.passes - before
+
+        draft = None
+        if pair % 4 == 1:
+            sharper = picture.filter(ImageFilter.UnsharpMask(2, 200, 0))
+            draft = checkpoint.vq.encode_image(sharper)
+        elif pair % 4 == 2:
+            other, _ = written(window(16), seed=1000 + pair)
+            draft = torch.tensor([s.code for s in other if s.code is not None]).view(grid.rows, -1)
+        elif pair % 4 == 3:
+            draft = torch.zeros(grid.rows, grid.columns, dtype=torch.long)
+        plain, before = written(PLAIN)
+        parallel, after = written(window(2 + pair % 31), draft=draft)
+        assert plain == parallel
+        passes["plain"] += before
+        passes["parallel"] += after
     assert passes["parallel"] < passes["plain"]
 
 

@@ -15,6 +15,7 @@ from pure.sampling import (
     Choice,
     SamplingConfig,
     SamplingError,
+    _mix,
     draw,
     dynamic_k,
     entropy,
@@ -285,6 +286,14 @@ def test_noise_is_exponential_with_mean_one():
     assert (values > 0).all()
     assert float(values.mean()) == pytest.approx(1, abs=5 / math.sqrt(100_000))
     assert float((values > 1).float().mean()) == pytest.approx(math.exp(-1), abs=5 * 0.5 / 316)
+
+
+def test_noise_is_that_of_exponential_bit_for_bit():
+    """So that a seed keeps its picture."""
+    for position in range(20):
+        values = noise(7, position, 16_384)
+        generator = torch.Generator().manual_seed(_mix(7, position))
+        assert torch.equal(values, torch.empty(16_384).exponential_(generator=generator))
 
 
 @pytest.mark.parametrize(
