@@ -134,8 +134,9 @@ def test_int8_keeps_a_weight_within_half_a_step():
     assert bool((error <= 0.5 * step[:, None] + weight.abs() / 100).all())
 
 
-def test_every_kernel_multiplies():
-    weight, x = torch.randn(48, 32), torch.randn(2, 32)
+@pytest.mark.parametrize("rows", [1, 2, 8, 100])
+def test_every_kernel_multiplies(rows):
+    weight, x = torch.randn(48, 32), torch.randn(rows, 32)
     for product in candidates(weight).values():
         torch.testing.assert_close(product(x), x @ weight.T, rtol=1e-5, atol=1e-5)
 
