@@ -303,6 +303,52 @@ class PurePipeline:
         work.start_from(output, box, keep_below=keep_below)
         yield from self._run(work, preview_seconds, decoder or self.decoder, stop)
 
+    def restore_together(
+        self,
+        jobs: Sequence[tuple[Image.Image, RestoreSettings]],
+        *,
+        decoder: DecoderConfig | None = None,
+    ) -> list[PureOutput]:
+        """Restore several photos, or one with several seeds, in passes they share.
+
+        Each result is the one `restore` gives alone, as far as the kernels round alike for more
+        rows (`Engine.reproducible`). A photo that occurs again is read once. Every job has caches
+        of its own, so memory decides how many to give.
+
+        Args:
+            jobs: photos and settings; they share one sampling.
+            decoder: as in `stream`. Each result's passes and seconds are those of all together.
+
+        Raises:
+            RestoreError: as in `restore`, or two jobs draw codes in different ways.
+        """
+        decoder = decoder or self.decoder
+        works = [_Restoration(self, image, settings) for image, settings in jobs]
+        if any(work.sampling != works[0].sampling for work in works):
+            raise RestoreError("Photos restored together share one sampling: give all the same.")
+        texts: list[list[int]] = []
+        beliefs: list[Belief] = []
+        for number, work in enumerate(works):
+            for other in works[:number]:
+                if other.whole is not None and other.canvas == work.canvas:
+                    work.reuse(other.whole.fork())
+                    break
+            work.read()
+            belief, text = work.believe()
+            beliefs.append(belief)
+            texts.append(text)
+        waves = [_waves(work.tiles, decoder.batch) for work in works]
+        while any(wave := [next(w, []) for w in waves]):
+            owners: list[_Restoration] = []
+            parts: list[_Part] = []
+            for work, text, tiles in zip(works, texts, wave, strict=True):
+                begun = work.begin(tiles, text)
+                parts += begun
+                owners += [work] * len(begun)
+            for number, step in write(self.engine, [part.picture for part in parts], decoder):
+                owners[number].note(step, parts[number])
+        return [work.output(b, decoder) for work, b in zip(works, beliefs, strict=True)]
+
     def _run(
         self,
         work: "_Restoration",
@@ -492,35 +538,45 @@ class _Restoration:
         self.clock = now
 
     def events(self, preview_seconds: float | None, decoder: DecoderConfig) -> Iterator[Event]:
-        guidance = self.settings.guidance
         label, label_ids = self._perceive()
         self._lap("perceive")
         yield Perceived(Belief(label))
+        belief, text = self._understood(label, label_ids)
+        yield Understood(belief)
+        yield from self._restore(text, preview_seconds, decoder)
+        yield Done(self.output(belief, decoder))
+
+    def believe(self) -> tuple[Belief, list[int]]:
+        """What the model sees, and the ids that stand before its picture."""
+        label, label_ids = self._perceive()
+        self._lap("perceive")
+        return self._understood(label, label_ids)
+
+    def _understood(self, label: str, label_ids: list[int]) -> tuple[Belief, list[int]]:
+        """`believe`, once the label is there."""
         caption, caption_ids = self._understand(label, label_ids)
         self._lap("understand")
-        belief = Belief("" if guidance == "understanding" else label, caption)
-        yield Understood(belief)
-        text = label_ids + caption_ids
-        if guidance == "understanding":
-            text = self._ids(caption)  # it opens the answer now
-        yield from self._restore(text, preview_seconds, decoder)
+        if self.settings.guidance == "understanding":
+            return Belief("", caption), self._ids(caption)  # it opens the answer now
+        return Belief(label, caption), label_ids + caption_ids
+
+    def output(self, belief: Belief, decoder: DecoderConfig) -> PureOutput:
+        """The result, once every code is there."""
         self._lap("restore")
         image = self._finish()
         self._lap("finish")
-        yield Done(
-            PureOutput(
-                image=image,
-                belief=belief,
-                codes=self._cropped(self.codes.numpy()),
-                entropy=self._cropped(self.entropy),
-                k=self._cropped(self.k),
-                steps=self.steps,
-                passes=self.engine.passes - self.passes_before,
-                seconds=self.seconds,
-                settings=self.settings,
-                checkpoint=self.checkpoint.name,
-                decoder=decoder,
-            )
+        return PureOutput(
+            image=image,
+            belief=belief,
+            codes=self._cropped(self.codes.numpy()),
+            entropy=self._cropped(self.entropy),
+            k=self._cropped(self.k),
+            steps=self.steps,
+            passes=self.engine.passes - self.passes_before,
+            seconds=self.seconds,
+            settings=self.settings,
+            checkpoint=self.checkpoint.name,
+            decoder=decoder,
         )
 
     # Belief
@@ -543,6 +599,11 @@ class _Restoration:
         """Take over an earlier reading if it is of the same picture."""
         if len(self.tiles) == 1:
             self.earlier = kept
+
+    def read(self) -> None:
+        """Read a photo of one tile, for text and picture."""
+        if len(self.tiles) == 1:
+            self._about_whole()
 
     def _about_whole(self) -> Conversation:
         """The conversation about the whole photo; of one tile it is that tile's."""
@@ -610,15 +671,13 @@ class _Restoration:
         preview = self.enlarged.copy() if preview_seconds is not None else None
         shown = -math.inf
         for tiles in _waves(self.tiles, decoder.batch):
-            parts = [self._begin(tile, text) for tile in tiles if self._is_open(tile)]
+            parts = self.begin(tiles, text)
             if not parts:
                 continue
             pictures = [part.picture for part in parts]
             for number, step in write(self.engine, pictures, decoder, stop=self.stop):
                 part = parts[number]
-                self.steps += 1
-                if step.phase is Phase.CODE:
-                    self._record(step, part)
+                self.note(step, part)
                 if step.phase is not Phase.NEWLINE:
                     continue
                 show = None
@@ -647,6 +706,10 @@ class _Restoration:
     def _is_open(self, tile: tiling.Tile) -> bool:
         return bool((self.codes[self._window(tile)] < 0).any())
 
+    def begin(self, tiles: Sequence[tiling.Tile], text: list[int]) -> list["_Part"]:
+        """The tiles that have codes to decide, not written yet."""
+        return [self._begin(tile, text) for tile in tiles if self._is_open(tile)]
+
     def _begin(self, tile: tiling.Tile, text: list[int]) -> "_Part":
         """A tile's picture, not written yet; finished neighbours' codes are given."""
         if len(self.tiles) == 1:
@@ -671,7 +734,11 @@ class _Restoration:
         )
         return _Part(tile, window, picture, seen)
 
-    def _record(self, step: Step, part: "_Part") -> None:
+    def note(self, step: Step, part: "_Part") -> None:
+        """Take over what a step of a tile's picture decided."""
+        self.steps += 1
+        if step.phase is not Phase.CODE:
+            return
         assert step.cell is not None
         row, column = step.cell[0] + part.window[0].start, step.cell[1] + part.window[1].start
         if step.choice is None:

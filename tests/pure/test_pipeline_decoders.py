@@ -64,6 +64,41 @@ def test_tiles_in_one_pass_save_passes(pipeline):
     assert passes[4] < 0.85 * passes[1]
 
 
+@pytest.mark.parametrize("decoder", [PLAIN, PARALLEL, ROWS], ids=lambda decoder: decoder.mode)
+def test_photos_and_seeds_restored_together_are_those_restored_alone(pipeline, decoder):
+    """Texts of their own, several tiles, one photo twice: everything but the time is the same."""
+    one, two = picture(8, 8), picture(20, 9, seed=1)
+    jobs = [
+        (one, RestoreSettings(seed=3)),
+        (two, UNGUIDED),
+        (one, RestoreSettings(seed=4)),
+        (one, RestoreSettings(seed=5, guidance="understanding")),
+    ]
+    alone = [pipeline.restore(*job, decoder=decoder) for job in jobs]
+    together = pipeline.restore_together(jobs, decoder=decoder)
+    for a, b in zip(together, alone, strict=True):
+        assert same(a, b)
+        assert (a.belief, a.steps, a.settings) == (b.belief, b.steps, b.settings)
+
+
+def test_seeds_restored_together_share_reading_and_passes(pipeline):
+    jobs = [(picture(8, 8), replace(UNGUIDED, seed=seed)) for seed in range(4)]
+    pipeline.forget()
+    one = pipeline.restore(*jobs[0], decoder=PLAIN).passes
+    pipeline.forget()
+    assert pipeline.restore_together(jobs, decoder=PLAIN)[-1].passes == one
+
+
+def test_nothing_restored_together_is_nothing(pipeline):
+    assert pipeline.restore_together([]) == []
+
+
+def test_other_sampling_cannot_be_restored_together(pipeline):
+    jobs = [(picture(8, 8), replace(UNGUIDED, sampling=s)) for s in ("top1", "dynamic")]
+    with pytest.raises(RestoreError, match="share one sampling"):
+        pipeline.restore_together(jobs)
+
+
 def test_a_better_draft_saves_passes(pipeline):
     plain = pipeline.restore(picture(16, 16), UNGUIDED)
     again = pipeline.restore(picture(16, 16), UNGUIDED, draft=plain)
