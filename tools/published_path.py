@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pure.model import Transformer, TransformerConfig
-from pure.sampling import SamplingConfig
+from pure.sampling import SamplingConfig, draw, guide, noise
 
 
 def as_published(config: TransformerConfig, model: Transformer) -> Any:  # transformers is untyped
@@ -133,3 +133,69 @@ def generate(
         eos_token_id=None,
     )
     return result
+
+
+class Static:
+    """`transformers` at its best: a static cache, both guidance rows in one pass, our sampler.
+
+    The unconditional row is padded on the left to the length of the other, as a batch of one cache
+    needs it, and only the image codes are predicted.
+
+    Args:
+        model: as `as_published` makes it.
+        prompt: (1, T) ids, ending with an image's three opening ids.
+        tokens: most codes that are written.
+        begin, newline, codes, columns, config: as in `generate`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompt: Tensor,
+        tokens: int,
+        *,
+        begin: int,
+        newline: int,
+        codes: Tensor,
+        columns: int,
+        config: SamplingConfig,
+    ) -> None:
+        self.model, self.newline, self.codes, self.columns = model.model, newline, codes, columns
+        self.config = config
+        self.head = model.lm_head.weight[codes]
+        self.length = prompt.shape[1]
+        opening = self.length - int((prompt[0] == begin).nonzero()[-1])
+        self.capacity = self.length + tokens + tokens // columns
+        self.ids = prompt.repeat(2, 1)
+        self.seen = torch.ones(2, self.capacity, dtype=torch.long)
+        self.seen[1, : self.length - opening] = 0
+        self.places = torch.stack(
+            [torch.arange(self.capacity), torch.arange(self.capacity) - self.length + opening]
+        ).clamp(min=0)
+
+    def generate(self, tokens: int, seed: int = 0) -> list[int]:
+        """Write so many codes; their indices."""
+        from transformers import StaticCache
+
+        cache = StaticCache(config=self.model.config, max_cache_len=self.capacity)
+        new, start = self.ids, 0
+        drawn: list[int] = []
+        for number in range(tokens):
+            end = start + new.shape[1]
+            states = self.model(
+                input_ids=new,
+                attention_mask=self.seen[:, :end],
+                position_ids=self.places[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            cond, uncond = (states @ self.head.T).float().chunk(2)
+            logits = guide(cond, uncond, self.config.guidance_scale)
+            race = noise(seed, number, len(self.codes))[None]
+            index = int(draw(logits, self.config, race).index)
+            drawn.append(index)
+            row = [int(self.codes[index])]
+            if (number + 1) % self.columns == 0:
+                row.append(self.newline)
+            new, start = torch.tensor([row, row]), end
+        return drawn
