@@ -1,4 +1,8 @@
-"""How fast decoding is, and by what: `make bench`; writes docs/benchmarks.json.
+"""How fast decoding is, and by what: `make bench`; writes docs/benchmarks.json and the tables.
+
+In stages, each of which can be run again by itself: "speed" times random models, "nano" counts and
+times what PURE-nano decides in parallel, "identity" compares its whole pictures. The other
+stages' numbers stay as they are in the file.
 
 Arms that are compared run in the same round, one after another and in alternating order, and
 ratios are taken within a round: on a shared machine single times say little. Times are processor
@@ -11,6 +15,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import statistics
@@ -25,16 +30,25 @@ import torch
 
 from imaging import convert
 from imaging.load import read_photo
-from pure.checkpoint import Checkpoint, load
-from pure.cost import EAGER_LAUNCH, MACHINES, body_weights, cache_bytes, image_seconds
-from pure.decode import PLAIN, Conversation, DecoderConfig, write
+from pure.checkpoint import NANO, Checkpoint, load
+from pure.cost import (
+    EAGER_LAUNCH,
+    MACHINES,
+    Workload,
+    body_weights,
+    cache_bytes,
+    image_seconds,
+    kept_bytes,
+)
+from pure.decode import PARALLEL, PLAIN, Conversation, DecoderConfig, write
 from pure.engine import Engine, Precision
 from pure.grammar import Grammar, Grid
 from pure.model import CONFIGS, Transformer, TransformerConfig
-from pure.picture import Picture
-from pure.sampling import SamplingConfig, draw, noise
+from pure.picture import Picture, predict
+from pure.pipeline import PurePipeline, RestoreSettings, Row
+from pure.sampling import SamplingConfig, draw, entropy, noise
 from pure.vocab import Vocab
-from tools import published_path
+from tools import bench_tables, published_path
 from tools.sjd import speculative
 
 log = logging.getLogger(__name__)
@@ -48,6 +62,12 @@ INSTRUCTION = 25  # ids of the prompt besides the picture
 BANDWIDTH_MEGABYTES = 256
 SAMPLING = SamplingConfig()
 SJD_WINDOW = 16  # as published
+WINDOWS: tuple[int | None, ...] = (8, 16, 32, None)  # None adapts it
+DRAFTS = ("input", "reference", "other seed")
+DEFAULT = "parallel, window adaptive, draft input"
+FEW_PHOTOS = 3  # for what hardly depends on the photo
+STAGES = ("speed", "nano", "identity")
+LEAST_SHARE = 0.7  # of a recorded ratio, else `--check` fails
 VERDICT_AT = 1.0  # a ratio whose range includes it decides nothing
 
 Arm = Callable[[], float]
@@ -170,6 +190,27 @@ def published_arm(
     return lambda: (continued(1 + tokens) - continued(1)) / tokens
 
 
+def static_arm(size: str, model: Transformer, talk: Conversation, tokens: int, clock: Clock) -> Arm:
+    """Seconds a token of `transformers` with a static cache and batched guidance."""
+    vocab = talk.grammar.vocab
+    static = published_path.Static(
+        published_path.as_published(SIZES[size], model),
+        torch.tensor([[*talk.prompt, *talk.grammar.opening(talk.grid)]]),
+        1 + tokens,
+        begin=vocab.begin_image,
+        newline=vocab.newline,
+        codes=vocab.code_ids,
+        columns=talk.grid.columns,
+        config=SAMPLING,
+    )
+
+    def run() -> float:
+        first = clock.of(lambda: static.generate(1))
+        return (clock.of(lambda: static.generate(1 + tokens)) - first) / tokens
+
+    return run
+
+
 def bandwidth(clock: Clock) -> float:
     """Bytes a second that summing a written buffer reads."""
     buffer = torch.ones(BANDWIDTH_MEGABYTES * 2**18)
@@ -191,7 +232,10 @@ def bench_plain(
         for precision in precisions
     }
     exact = talks["float32"]
-    arms = {"published": published_arm(size, model, exact, tokens, clock)}
+    arms = {
+        "published": published_arm(size, model, exact, tokens, clock),
+        "static": static_arm(size, model, exact, tokens, clock),
+    }
     arms |= {name: plain_arm(talk, tokens, clock) for name, talk in talks.items()}
     speed: list[float] = []
 
@@ -209,7 +253,9 @@ def bench_plain(
     return {
         "seconds_per_token": seconds,
         "kernels": {name: talk.engine.kernels for name, talk in talks.items()},
-        "faster_than_published": {name: ratio(seconds, "published", name) for name in precisions},
+        "faster_than_published": {
+            name: ratio(seconds, "published", name) for name in ("static", *precisions)
+        },
         "bandwidth_share": spread(shares),
         "quality": {name: quality(exact, talk) for name, talk in talks.items()},
     }
@@ -296,72 +342,193 @@ def talk_about(checkpoint: Checkpoint, engine: Engine, path: Path) -> Conversati
     )
 
 
-def bench_nano(
-    photos: list[Path], seeds: int, windows: list[int | None], clock: Clock
-) -> dict[str, Any]:
+def drafts_for(
+    talk: Conversation, text: list[int], seed: int, path: Path, checkpoint: Checkpoint
+) -> dict[str, Callable[[], torch.Tensor | None]]:
+    """What can be tried first: the photo, the best a restorer could do, another seed's result."""
+    side = checkpoint.native
+
+    def best() -> torch.Tensor:
+        reference = read_photo(path.with_name(f"{path.stem}_gt.png"))
+        return checkpoint.vq.encode_image(convert.resize(reference, (side, side))).cpu()
+
+    def earlier() -> torch.Tensor:
+        decoder, config = DecoderConfig("parallel", 16), own_sampling(checkpoint)
+        other = written(talk, text, seed + 1000, decoder, config=config)
+        return torch.tensor(other).view(talk.grid.rows, -1)
+
+    return dict(zip(DRAFTS, (lambda: None, best, earlier), strict=True))
+
+
+def bench_nano(photos: list[Path], clock: Clock) -> dict[str, Any]:
     """Codes a pass and seconds, by window and draft, each beside plain decoding of the same."""
     checkpoint = load("nano")
     codes = checkpoint.grammar.vocab.code_ids
     engine = Engine(checkpoint.model, codes)
     fast = Engine(checkpoint.model, codes, reproducible=False)
-    table: dict[str, dict[str, list[float]]] = {}
-    hashes: dict[str, str] = {}
-    pairs = identical = 0
-
-    def note(arm: str, per_pass: float, gain: float) -> None:
-        row = table.setdefault(arm, {"ids_per_pass": [], "wall_gain": []})
-        row["ids_per_pass"].append(round(per_pass, 3))
-        row["wall_gain"].append(round(gain, 3))
-
-    for path in photos:
+    config = own_sampling(checkpoint)
+    counted: dict[str, list[float]] = {}
+    gains: dict[str, list[float]] = {}
+    plain_seconds: list[float] = []
+    compared = identical = 0
+    for seed, path in enumerate(photos):
         talk, quick = (talk_about(checkpoint, e, path) for e in (engine, fast))
         text = [step.id for step in talk.write_text()]
         cells = talk.grid.rows * talk.grid.columns
-        reference = path.with_name(f"{path.stem}_gt.png")
-        drafts: dict[str, torch.Tensor | None] = {"input": None}
-        if reference.exists():
-            side = checkpoint.native
-            best = convert.resize(read_photo(reference), (side, side))
-            drafts["reference"] = checkpoint.vq.encode_image(best).cpu()
-        for seed in range(seeds):
-            plain = written(talk, text, seed, PLAIN)
-            baseline = clock.of(partial(written, quick, text, seed, PLAIN))
-            hashes[f"{path.stem}/{seed}"] = hashlib.sha256(str(plain).encode()).hexdigest()[:16]
-            earlier = written(talk, text, seed + 1000, DecoderConfig("parallel", 16))
-            drafts["other seed"] = torch.tensor(earlier).view(talk.grid.rows, -1)
-            for window in windows:
-                for name, draft in drafts.items():
-                    if name != "input" and window is not None:
-                        continue  # other drafts at the default window only
-                    before = engine.passes
-                    config = DecoderConfig("parallel", window)
-                    start = clock.now()
-                    got = written(talk, text, seed, config, draft)
-                    spent = clock.now() - start
-                    pairs, identical = pairs + 1, identical + (got == plain)
-                    arm = f"parallel, window {window or 'adaptive'}, draft {name}"
-                    note(arm, cells / (engine.passes - before), baseline / spent)
-            picture = quick.picture(text, SAMPLING)
-            before, start = fast.passes, clock.now()
-            generator = torch.Generator().manual_seed(seed)
-            list(speculative(fast, picture, SAMPLING, SJD_WINDOW, generator))
-            spent = clock.now() - start
-            arm = f"SJD, window {SJD_WINDOW}, draft input"
-            note(arm, cells / (fast.passes - before), baseline / spent)
+        plain = written(talk, text, seed, PLAIN, config=config)
+        baseline = partial(clock.of, partial(written, quick, text, seed, PLAIN, config=config))
+        spent: dict[str, float] = {}
+        around = [baseline()]
+        for name, make in drafts_for(talk, text, seed, path, checkpoint).items():
+            draft = make()
+            for window in WINDOWS:
+                arm = f"parallel, window {window or 'adaptive'}, draft {name}"
+                before, start = engine.passes, clock.now()
+                decoder = DecoderConfig("parallel", window)
+                got = written(talk, text, seed, decoder, draft, config=config)
+                spent[arm] = clock.now() - start
+                counted.setdefault(arm, []).append(round(cells / (engine.passes - before), 3))
+                compared, identical = compared + 1, identical + (got == plain)
+        picture = quick.picture(text, config)
+        before, start = fast.passes, clock.now()
+        list(speculative(fast, picture, config, SJD_WINDOW, torch.Generator().manual_seed(seed)))
+        arm = f"SJD, window {SJD_WINDOW}, draft input"
+        spent[arm] = clock.now() - start
+        counted.setdefault(arm, []).append(round(cells / (fast.passes - before), 3))
+        around.append(baseline())
+        plain_seconds.append(statistics.mean(around))
+        for arm, seconds in spent.items():
+            gains.setdefault(arm, []).append(round(plain_seconds[-1] / seconds, 3))
         log.info("restored %s", path.name)
     return {
         "checkpoint": checkpoint.name,
+        "weights": weights_hash(),
+        "guidance_scale": config.guidance_scale,
         "grid": [talk.grid.rows, talk.grid.columns],
         "photos": [path.name for path in photos],
-        "seeds": seeds,
-        "compared": pairs,
+        "compared": compared,
         "identical": identical,
-        "hashes": hashes,
-        "raw": table,
+        "plain_seconds": plain_seconds,
+        "raw": {arm: {"ids_per_pass": counted[arm], "gain": gains[arm]} for arm in counted},
         "table": {
-            arm: {key: spread(values) for key, values in row.items()} for arm, row in table.items()
+            arm: {"ids_per_pass": spread(counted[arm]), "gain": spread(gains[arm])}
+            for arm in counted
         },
+        "quality": nano_quality(checkpoint, photos[:FEW_PHOTOS]),
+        "preview": preview(checkpoint, photos[:FEW_PHOTOS], clock),
+        "cache": nano_cache(checkpoint, talk),
     }
+
+
+def weights_hash() -> str:
+    """Which PURE-nano was measured: the beginning of its weights' SHA-256."""
+    return hashlib.sha256((NANO / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def nano_quality(checkpoint: Checkpoint, photos: list[Path]) -> dict[str, dict[str, float]]:
+    """What a precision changes: the logits at every code of a picture, and the picture.
+
+    All precisions read the codes that float32 drew, so that places can be compared; "psnr" is of
+    the picture each draws itself with the same noise, to that of float32, in dB.
+    """
+    codes, config = checkpoint.grammar.vocab.code_ids, own_sampling(checkpoint)
+    facts: dict[str, list[dict[str, float]]] = {"bfloat16": [], "int8": []}
+    exact = Engine(checkpoint.model, codes)
+    others = {
+        name: Engine(checkpoint.model, codes, precision=name)  # type: ignore[arg-type]  # members
+        for name in facts
+    }
+    for path in photos:
+        talk = talk_about(checkpoint, exact, path)
+        text = [step.id for step in talk.write_text()]
+        drawn = torch.tensor(written(talk, text, 0, PARALLEL, config=config))
+        drawn = drawn.view(talk.grid.rows, -1)
+        expected = all_logits(talk, text, drawn, config)
+        for name, engine in others.items():
+            other = talk_about(checkpoint, engine, path)
+            own = torch.tensor(written(other, text, 0, PLAIN, config=config)).view(drawn.shape)
+            one, two = (checkpoint.vq.decode(grid[None]) for grid in (drawn, own))
+            error = float((one - two).square().mean())
+            fact = differences(expected, all_logits(other, text, drawn, config))
+            fact["psnr"] = 10 * math.log10(1 / max(error, 1e-10))
+            facts[name].append(fact)
+    return {
+        name: {key: round(statistics.mean(f[key] for f in rows), 4) for key in rows[0]}
+        for name, rows in facts.items()
+    }
+
+
+def all_logits(
+    talk: Conversation, text: list[int], codes: torch.Tensor, config: SamplingConfig
+) -> torch.Tensor:
+    """Guided logits (cells, codes) at every cell of a picture that is given."""
+    picture = talk.picture(text, config, draft=codes)
+    return predict(talk.engine, [picture], [picture.window(codes.numel())])
+
+
+def differences(expected: torch.Tensor, logits: torch.Tensor) -> dict[str, float]:
+    """Share of the same most likely code, and mean |difference of entropy| in nats."""
+    same = (expected.argmax(-1) == logits.argmax(-1)).float().mean()
+    nats = (entropy(expected) - entropy(logits)).abs().mean()
+    return {"same_top1": float(same), "entropy_difference": float(nats)}
+
+
+def preview(checkpoint: Checkpoint, photos: list[Path], clock: Clock) -> dict[str, Any]:
+    """Share of a restoration's time before its first preview, reading and text included."""
+    pipeline = PurePipeline(checkpoint)
+    shares: dict[str, dict[str, float]] = {}
+    for decoder in (PLAIN, PARALLEL):
+        values = []
+        for path in photos:
+            pipeline.forget()
+            start, first = clock.now(), None
+            photo = convert.resize(read_photo(path), (checkpoint.native, checkpoint.native))
+            for event in pipeline.stream(photo, RestoreSettings(scale=1), decoder=decoder):
+                if first is None and isinstance(event, Row) and event.preview is not None:
+                    first = clock.now() - start
+            assert first is not None
+            values.append(first / (clock.now() - start))
+        shares[decoder.mode] = spread(values)
+    return shares
+
+
+def nano_cache(checkpoint: Checkpoint, talk: Conversation) -> dict[str, float]:
+    """Bytes of both caches, allocated and calculated."""
+    config = own_sampling(checkpoint)
+    picture = talk.picture([], config)
+    work = Workload(
+        rows=talk.grid.rows,
+        columns=talk.grid.columns,
+        instruction=len(checkpoint.text.instruction()),
+        text=checkpoint.text_limit,
+        guided=config.guidance_scale != 1,
+        cache_bytes=4,
+    )
+    return {
+        "allocated": sum(cache.bytes for cache in picture.caches),
+        "calculated": kept_bytes(checkpoint.model.config, work),
+    }
+
+
+def identity(photos: list[Path], pairs: int) -> dict[str, Any]:
+    """Whole pictures of PURE-nano, in parallel and plain: every window and draft in turn."""
+    checkpoint = load("nano")
+    engine = Engine(checkpoint.model, checkpoint.grammar.vocab.code_ids)
+    config = own_sampling(checkpoint)
+    hashes: dict[str, str] = {}
+    same = 0
+    for number in range(pairs):
+        path, seed = photos[number % len(photos)], number // len(photos)
+        talk = talk_about(checkpoint, engine, path)
+        text = [step.id for step in talk.write_text()]
+        plain = written(talk, text, seed, PLAIN, config=config)
+        drafts = drafts_for(talk, text, seed, path, checkpoint)
+        decoder, name = DecoderConfig("parallel", 2 + number % 31), DRAFTS[number % len(DRAFTS)]
+        same += written(talk, text, seed, decoder, drafts[name](), config=config) == plain
+        digest = hashlib.sha256(str(plain).encode()).hexdigest()
+        hashes[f"{path.stem}/{seed}"] = digest[:16]
+        log.info("%d of %d pictures are the same", same, number + 1)
+    return {"weights": weights_hash(), "pairs": pairs, "identical": same, "hashes": hashes}
 
 
 def written(
@@ -370,10 +537,17 @@ def written(
     seed: int,
     decoder: DecoderConfig,
     draft: torch.Tensor | None = None,
+    *,
+    config: SamplingConfig,
 ) -> list[int]:
     """Codes of a picture."""
-    steps = talk.restore(text, SAMPLING, seed=seed, decoder=decoder, draft=draft)
+    steps = talk.restore(text, config, seed=seed, decoder=decoder, draft=draft)
     return [step.code for step in steps if step.code is not None]
+
+
+def own_sampling(checkpoint: Checkpoint) -> SamplingConfig:
+    """How a checkpoint draws if nobody says."""
+    return SamplingConfig(guidance_scale=checkpoint.guidance_scale)
 
 
 def estimates() -> dict[str, dict[str, float]]:
@@ -403,11 +577,9 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All sections, as the JSON file holds them."""
-    clock, rounds = Clock(arguments.clock), arguments.rounds
+def measure_speed(arguments: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+    """What random models show."""
     tokens = 8 if arguments.quick else 24
-    before = machine_facts()
     plain = {}
     sections: list[tuple[str, str, int, tuple[Precision, ...]]] = [
         ("small16", "small", 16, ("float32",)),
@@ -415,45 +587,71 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         ("mid32", "mid", 32, ("float32",)),
     ]
     for name, size, side, precisions in sections:
-        plain[name] = bench_plain(size, side, precisions, tokens, rounds, clock)
+        plain[name] = bench_plain(size, side, precisions, tokens, arguments.rounds, clock)
         log.info("%s: %s", name, plain[name]["faster_than_published"])
-    sampler = bench_sampler(rounds, clock)
-    tiles = bench_tiles(rounds, clock, tokens)
-    photos = sorted(p for p in arguments.photos.glob("*.png") if not p.stem.endswith("_gt"))
-    windows: list[int | None] = [8, 16, 32, None]
-    if arguments.quick:
-        photos, windows = photos[:2], [16, None]
-    nano = bench_nano(photos, 1 if arguments.quick else arguments.seeds, windows, clock)
-    default = nano["raw"]["parallel, window adaptive, draft input"]
-    faster = {name: section["faster_than_published"] for name, section in plain.items()}
-    low, high = faster["mid16"]["float32"], faster["mid32"]["float32"]
     return {
-        "summary": {
+        "rounds": arguments.rounds,
+        "tokens": tokens,
+        "plain": plain,
+        "sampler": bench_sampler(arguments.rounds, clock),
+        "tiles": bench_tiles(arguments.rounds, clock, tokens),
+    }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The stages asked for, each with the machine it ran on."""
+    clock = Clock(arguments.clock)
+    photos = sorted(p for p in arguments.photos.glob("*.png") if not p.stem.endswith("_gt"))
+    if arguments.quick:
+        photos = photos[:2]
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
+        "speed": lambda: measure_speed(arguments, clock),
+        "nano": lambda: bench_nano(photos, clock),
+        "identity": lambda: identity(photos, 4 if arguments.quick else arguments.pairs),
+    }
+    results = {}
+    for name in arguments.stages:
+        before = machine_facts() | {"clock": arguments.clock}
+        section = stages[name]()
+        load_after = [round(x, 2) for x in os.getloadavg()]
+        results[name] = {"machine": before | {"load_after": load_after}} | section
+    return results
+
+
+def summary(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The ratios that count, of the stages there are."""
+    ratios: dict[str, dict[str, float]] = {}
+    if (speed := results.get("speed")) is not None:
+        faster = {name: part["faster_than_published"] for name, part in speed["plain"].items()}
+        low, high = faster["mid16"]["float32"], faster["mid32"]["float32"]
+        ratios |= {
             "plain_fp32_small16": faster["small16"]["float32"],
             "plain_fp32_mid16": low,
             "plain_bf16_mid16": faster["mid16"]["bfloat16"],
             "plain_int8_mid16": faster["mid16"]["int8"],
+            "static_mid16": faster["mid16"]["static"],
             "mid32_over_mid16": {
                 "median": round(high["median"] / low["median"], 3),
                 "low": round(high["low"] / low["high"], 3),
                 "high": round(high["high"] / low["low"], 3),
             },
-            "sampler": sampler["faster"],
-            "nano_ids_per_pass": spread(default["ids_per_pass"]),
-            "nano_parallel_gain": spread(default["wall_gain"]),
-            "tiles4": tiles["throughput"],
-            "bandwidth_share_mid16": plain["mid16"]["bandwidth_share"],
-        },
-        "clock": arguments.clock,
-        "rounds": rounds,
-        "tokens": tokens,
-        "machine": before | {"load_after": [round(x, 2) for x in os.getloadavg()]},
-        "plain": plain,
-        "sampler": sampler,
-        "tiles": tiles,
-        "nano": nano,
-        "estimates_seconds": estimates(),
-    }
+            "sampler": speed["sampler"]["faster"],
+            "tiles4": speed["tiles"]["throughput"],
+            "bandwidth_share_mid16": speed["plain"]["mid16"]["bandwidth_share"],
+        }
+    if (nano := results.get("nano")) is not None:
+        ratios["nano_ids_per_pass"] = nano["table"][DEFAULT]["ids_per_pass"]
+        ratios["nano_parallel_gain"] = nano["table"][DEFAULT]["gain"]
+    return ratios
+
+
+def too_slow(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Ratios that fell below `LEAST_SHARE` of the recorded, as sentences."""
+    return [
+        f"{name}: {now[name]['median']:.2f}, recorded {value['median']:.2f}"
+        for name, value in recorded.items()
+        if name in now and now[name]["median"] < LEAST_SHARE * value["median"]
+    ]
 
 
 def told(results: dict[str, Any]) -> str:
@@ -465,31 +663,52 @@ def told(results: dict[str, Any]) -> str:
         if not share and value["low"] <= VERDICT_AT <= value["high"]:
             line += "  undecided"
         lines.append(line)
-    nano = results["nano"]
-    lines.append(f"identical to plain: {nano['identical']} of {nano['compared']}")
+    for name in ("nano", "identity"):
+        if (part := results.get(name)) is not None:
+            total = part.get("compared", part.get("pairs"))
+            lines.append(f"{name}: identical to plain {part['identical']} of {total}")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Command line: `python -m tools.bench [--quick]`."""
+    """Command line: `python -m tools.bench [STAGE ...] [--quick] [--check]`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer tokens, photos and windows")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {STAGES}; all if none")
+    parser.add_argument("--quick", action="store_true", help="fewer tokens, photos and pairs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a recorded ratio is lost"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=2, help="of each photo")
+    parser.add_argument("--pairs", type=int, default=50, help="photos and seeds of identity")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--photos", type=Path, default=Path("examples"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.json"))
     arguments = parser.parse_args()
+    arguments.stages = arguments.stages or list(STAGES)
+    if unknown := set(arguments.stages) - set(STAGES):
+        parser.error(f"stages are {', '.join(STAGES)}, not {', '.join(sorted(unknown))}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
     idle = (os.cpu_count() or 1) - os.getloadavg()[0]
     if arguments.clock == "wall" and idle < arguments.threads:
         log.warning("the machine is busy: wall-clock times of it say little")
+    recorded = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     with torch.inference_mode():
-        results = run(arguments)
+        fresh = run(arguments)
+    fresh["summary"] = summary(fresh)
+    sys.stdout.write(told(fresh))
+    if arguments.check:
+        if slow := too_slow(recorded["summary"], fresh["summary"]):
+            raise SystemExit("Slower than recorded: " + "; ".join(slow))
+        return
+    merged = recorded | fresh
+    stages = {name: merged[name] for name in STAGES if name in merged}
+    results = {"summary": summary(stages)} | stages | {"estimates_seconds": estimates()}
     arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(told(results))
+    page = arguments.out.with_suffix(".md")
+    if page.exists():
+        page.write_text(bench_tables.renewed(page.read_text("utf-8"), results), encoding="utf-8")
 
 
 if __name__ == "__main__":
