@@ -568,27 +568,29 @@ def test_the_figure_of_a_box_has_the_crops_in_order(page):
         assert np.array_equal(tile, expected.repeat(times, 0).repeat(times, 1)), index
 
 
-# of four screen pixels a pixel has here, the divider falls on each once
-@pytest.mark.parametrize("narrower", range(0, 40, 10))
-def test_the_figure_of_a_swipe_is_cut_where_the_divider_is(page, narrower):
-    reset(page, width=1280 - narrower)
+def test_the_figure_of_a_swipe_is_cut_where_the_divider_is(page):
     mode(page, "swipe")
-    page.focus(".viewer .divider")
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
     frame = canvas(page)
     times = int(zoom(page))
-    line = frame[frame.shape[0] // 2]
-    left = int(np.argmax(line[:, 3] > 0))
-    divider = (frame.shape[1] * 6 + 5) // 10
-    assert set(line[left:divider, 2]) == {40}
-    assert line[divider, 2] == 120
-    at = (2 * (divider - left) + times) // (2 * times)  # the nearest pixel's edge, a half upwards
-    expected = np.asarray(located(1)).copy()
-    expected[:, at:, 2] = 120
-    pixels, _, _ = figure(page)
-    enlarged = pixels.shape[1] // WIDTH
-    assert np.array_equal(pixels[: HEIGHT * enlarged : enlarged, ::enlarged], expected)
+    left = int(np.argmax(frame[frame.shape[0] // 2, :, 3] > 0))
+    box = page.locator(".viewer .stage canvas").bounding_box()
+    for part in range(times):  # on a pixel's edge, and on every part of it
+        divider = left + 120 * times + part
+        handle = page.locator(".viewer .divider").bounding_box()
+        page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(box["x"] + divider, handle["y"] + 30)
+        page.mouse.up()
+        line = canvas(page)[frame.shape[0] // 2, :, 2]
+        assert set(line[left:divider]) == {40}
+        assert line[divider] == 120
+        at = 120 + (2 * part >= times)  # the nearest edge, upwards from the middle
+        expected = np.asarray(located(1)).copy()
+        expected[:, at:, 2] = 120
+        pixels, _, _ = figure(page)
+        enlarged = pixels.shape[1] // WIDTH
+        small = pixels[: HEIGHT * enlarged : enlarged, ::enlarged]
+        assert np.array_equal(small, expected), part
 
 
 # What the page says and does
