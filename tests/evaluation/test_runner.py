@@ -333,6 +333,29 @@ def test_the_command_line_runs_a_set_with_its_saved_outputs_and_others(tmp_path,
     assert made.tobytes() == picture(51, (48, 32)).tobytes()
 
 
+def test_saved_outputs_of_a_method_we_have_get_a_name_of_their_own(tmp_path):
+    pairs = make_set(tmp_path / "pairs", count=2)
+    saved = pairs / "results_osediff"
+    saved.mkdir()
+    for i in range(2):
+        picture(i + 70, (48, 32)).save(saved / f"p{i:02}.png")
+    arguments = [str(pairs), "--methods", "osediff-saved", "--out", str(tmp_path / "out")]
+    assert runner.main(arguments) == 0
+    card = json.loads((tmp_path / "out" / "pairs" / "osediff-saved" / "p00.json").read_text())
+    assert card["title"] == "OSEDiff (saved outputs)"
+    assert card["parameters"] == registry.discover()["osediff"].parameters
+
+
+@pytest.mark.parametrize(
+    "more", [["--saved", "bicubic=."], ["--saved", "mine=.", "--remote", "mine=http://127.0.0.1:1"]]
+)
+def test_a_name_that_is_taken_is_refused_with_a_sentence(tmp_path, capsys, more):
+    pairs = make_set(tmp_path / "pairs", count=1)
+    arguments = [str(pairs), "--methods", "nearest", "--out", str(tmp_path / "out")]
+    assert runner.main([*arguments, *more]) == 1
+    assert "something else" in capsys.readouterr().err
+
+
 def test_an_unknown_method_is_named_with_those_there_are(tmp_path, capsys):
     pairs = make_set(tmp_path / "pairs", count=1)
     assert runner.main([str(pairs), "--methods", "magic", "--out", str(tmp_path / "out")]) == 1
