@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration
+from baselines.base import A100_TO_LENT, Method, MethodUnavailableError, Restoration, by_area
 from baselines.diffusion import sources
 from baselines.diffusion.image_attention import (
     IMAGE_TOKENS,
@@ -383,6 +383,7 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "50 DDPM steps, guidance 5.5, 512 × 512; the PURE paper names no settings, its RealSR "
             "row for SeeSR is that of SeeSR's own defaults"
         ),
+        gpu_seconds=by_area(4.30 * A100_TO_LENT),  # quoted: the PURE paper's Table 4, an A100
         order=31,
     )
 

@@ -7,6 +7,9 @@ import pytest
 
 from baselines import pure
 from baselines.base import MethodError, MethodUnavailableError, run
+from pure import cost
+from pure.checkpoint import RELEASED_ID
+from pure.model import CONFIGS
 from pure.pipeline import RestoreSettings
 from pure.sampling import SamplingConfig
 
@@ -95,3 +98,17 @@ def test_the_released_weights_ask_for_the_gpu_they_need(monkeypatch):
         "PURE needs a GPU of 24 GiB, and there is none here. Use PURE-nano instead."
     )
     assert replace(released, missing=lambda: None).unavailable() is None
+
+
+def test_what_a_gpu_would_take_is_the_cost_of_a_tile_times_the_tiles(methods):
+    released = pure.gpu_seconds(RELEASED_ID, RestoreSettings(), (128, 128))
+    assert released == cost.image_seconds(CONFIGS["7b"], cost.ZERO_GPU, launch=cost.EAGER_LAUNCH)
+    # 1024 pixels in tiles of 512 that share a quarter: three a side
+    assert pure.gpu_seconds(RELEASED_ID, RestoreSettings(), (256, 256)) == pytest.approx(
+        9 * released
+    )
+    unguided = pure.gpu_seconds(RELEASED_ID, RestoreSettings(guidance="none"), (128, 128))
+    assert unguided < released
+    # two layers that write 4 × 4 codes a sequence: launching the kernels is all there is
+    passes, layer = cost.Workload.text + 4 * 4, cost.EAGER_LAUNCH / 32
+    assert methods["tiny"].gpu_seconds((8, 8)) == pytest.approx(passes * 2 * layer, rel=0.01)
