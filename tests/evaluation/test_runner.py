@@ -1,7 +1,9 @@
 import io
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -269,6 +271,37 @@ def test_two_processes_share_the_work_and_give_the_same_folder_as_one(bicubic, t
     lines = (tmp_path / "two" / "pairs" / "bicubic" / runner.SECONDS).read_text().splitlines()
     pictures = [json.loads(line)["picture"] for line in lines]
     assert len(pictures) == len(set(pictures)) == 12  # nothing was made twice
+
+
+def test_accelerate_launches_two_processes_that_give_the_same_folder_as_one(tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+    pairs = make_set(tmp_path / "pairs", count=12)
+    run_all(open_folder(pairs), [registry.discover()["nearest"]], tmp_path / "one")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            # told of CPUs it starts one process; told of GPUs it starts all without looking for any
+            *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+            *("--dynamo_backend", "no", "--mixed_precision", "no"),
+            *("--main_process_port", str(port), "-m", "evaluation.runner", str(pairs)),
+            *("--methods", "nearest", "--out", str(tmp_path / "two")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # each of the two says what it made and what the other had made
+    counts = re.findall(r"(\d+) made, (\d+) there already, 0 failed", done.stderr)
+    assert len(counts) == 2
+    assert sum(int(made) for made, _ in counts) == 12
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
 
 
 def test_the_work_of_a_killed_process_is_taken_over_by_one_that_waits(bicubic, tmp_path):
