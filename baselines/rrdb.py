@@ -30,11 +30,11 @@ class WeightsError(ValueError):
 class DenseBlock(nn.Module):
     """Five convolutions, each seeing all before it; a fifth of the last is added to the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
         for i in range(1, 6):
-            out = GROWTH if i < 5 else CHANNELS
-            layer = nn.Conv2d(CHANNELS + (i - 1) * GROWTH, out, 3, padding=1)
+            out = GROWTH if i < 5 else channels
+            layer = nn.Conv2d(channels + (i - 1) * GROWTH, out, 3, padding=1)
             self.add_module(f"conv{i}", layer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ class DenseBlock(nn.Module):
 class RRDB(nn.Module):
     """Three dense blocks; a fifth of what they make is added to the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.rdb1, self.rdb2, self.rdb3 = DenseBlock(), DenseBlock(), DenseBlock()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(channels) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + RESIDUAL * self.rdb3(self.rdb2(self.rdb1(x)))

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
+from baselines.diffusion.feature_wrap import LEVELS, Fusion
 from baselines.diffusion.image_attention import add_image_attention, released
 from baselines.diffusion.sources import RANDOM_MARK
 from baselines.diffusion.stable import WEIGHTS_FILE
@@ -88,6 +89,36 @@ SCHEDULE: Mapping[str, Any] = {
     "steps_offset": 1,
     "trained_betas": None,
 }
+# Its normalisations have 32 groups whatever the width. With a channel each they would take out what
+# the timestep adds, so where there is time there are more.
+STABLESR: Mapping[str, Any] = {
+    "unet": {
+        "sample_size": 16,
+        "block_out_channels": [64, 64, 96, 96],
+        "attention_head_dim": [4, 4, 6, 6],
+        "cross_attention_dim": TEXT_WIDTH,
+        "use_linear_projection": True,
+    },
+    "encoder": {"in_channels": 4, "widths": [64, 64, 96, 96], "features": 32},
+    "vae": {
+        "block_out_channels": [32, 32, 64, 64],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 1,
+        "scaling_factor": 0.18215,
+    },
+    "text": {
+        "vocab_size": 64,
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 2 * TEXT_WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",
+        "bos_token_id": 62,
+        "eos_token_id": 63,
+        "pad_token_id": 0,
+    },
+}
 LORA_RANK = 4  # OSEDiff's
 DAPE_RANK = 8
 
@@ -98,7 +129,9 @@ def random_state(shapes: Mapping[str, Iterable[int]], seed: int) -> dict[str, Te
     state = {}
     for key, shape in shapes.items():
         value = torch.randn(tuple(shape), generator=generator)
-        if key.endswith("bias"):
+        if value.ndim == 0:
+            pass
+        elif key.endswith("bias"):
             value *= 0.1
         elif value.ndim == 1:
             value = 1 + 0.1 * value
@@ -367,9 +400,257 @@ def write_seesr(out: Path, seed: int = 0) -> None:
         _write_network(out / "seesr" / name, config, released(state), kind.__name__)
 
 
+def write_stablesr(out: Path, seed: int = 0) -> None:
+    """Both checkpoints of StableSR, and beside them the sizes of their networks."""
+    folder = out / "stablesr"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "sizes.json", STABLESR)
+    unet = ldm_unet_shapes(STABLESR["unet"], modulation=STABLESR["encoder"]["features"])
+    vae = ldm_vae_shapes(STABLESR["vae"])
+    shapes: dict[str, tuple[int, ...]] = {}
+    for prefix, part in (
+        ("model.diffusion_model.", unet),
+        ("structcond_stage_model.", structure_shapes(STABLESR["encoder"])),
+        ("first_stage_model.", vae),
+        ("cond_stage_model.model.", openclip_shapes(STABLESR["text"])),
+    ):
+        shapes |= {prefix + key: shape for key, shape in part.items()}
+    state = random_state(shapes, seed + 40)
+    # what else the file carries
+    state["betas"] = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    state["alphas_cumprod"] = (1 - state["betas"]).cumprod(0)
+    torch.save(
+        {"epoch": 1, "global_step": 16_500, "state_dict": state},
+        folder / "stablesr_000117.ckpt",
+    )
+    # the VAE of the first file is kept, as training kept it
+    state = {key: state[f"first_stage_model.{key}"] for key in vae}
+    state |= random_state(fusion_shapes(STABLESR["vae"]), seed + 41)
+    state["loss.logvar"] = torch.zeros(())
+    state["loss.perceptual_loss.lin0.model.1.weight"] = torch.zeros(1, 4, 1, 1)
+    state["loss.discriminator.main.0.bias"] = torch.zeros(4)
+    torch.save({"epoch": 11, "state_dict": state}, folder / "vqgan_cfw_00011.ckpt")
+
+
+def ldm_unet_shapes(
+    config: Mapping[str, Any], *, modulation: int | None = None, control: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint of the original code holds of a U-Net, by its names.
+
+    Args:
+        config: of diffusers' U-Net.
+        modulation: channels of the features each residual block sees, in StableSR's.
+        control: channels of the condition, for a ControlNet that sees one beside the latents.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    widths, context = config["block_out_channels"], config["cross_attention_dim"]
+    first, layers = widths[0], 2
+
+    def both(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, (shape[0],)
+
+    def norm(name: str, width: int) -> None:
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
+
+    def resnet(name: str, of: int, out: int) -> None:
+        _ldm_resnet(shapes, name, of, out, 4 * first)
+        if modulation is not None:
+            norm(f"{name}.spade.param_free_norm", out)
+            both(f"{name}.spade.mlp_shared.0", 128, modulation, 3, 3)
+            both(f"{name}.spade.mlp_gamma", out, 128, 3, 3)
+            both(f"{name}.spade.mlp_beta", out, 128, 3, 3)
+
+    def transformer(name: str, width: int) -> None:
+        norm(f"{name}.norm", width)
+        both(f"{name}.proj_in", width, width)
+        both(f"{name}.proj_out", width, width)
+        block = f"{name}.transformer_blocks.0"
+        for i, of in ((1, width), (2, context)):
+            shapes[f"{block}.attn{i}.to_q.weight"] = (width, width)
+            shapes[f"{block}.attn{i}.to_k.weight"] = (width, of)
+            shapes[f"{block}.attn{i}.to_v.weight"] = (width, of)
+            both(f"{block}.attn{i}.to_out.0", width, width)
+        both(f"{block}.ff.net.0.proj", 8 * width, width)
+        both(f"{block}.ff.net.2", width, 4 * width)
+        for i in (1, 2, 3):
+            norm(f"{block}.norm{i}", width)
+
+    both("time_embed.0", 4 * first, first)
+    both("time_embed.2", 4 * first, 4 * first)
+    both("input_blocks.0.0", first, 4 + (control or 0), 3, 3)
+    width, skips = first, [first]
+    for level, out in enumerate(widths):
+        for _ in range(layers):
+            block = f"input_blocks.{len(skips)}"
+            resnet(f"{block}.0", width, out)
+            if level + 1 < len(widths):
+                transformer(f"{block}.1", out)
+            width = out
+            skips.append(width)
+        if level + 1 < len(widths):
+            both(f"input_blocks.{len(skips)}.0.op", width, width, 3, 3)
+            skips.append(width)
+    resnet("middle_block.0", width, width)
+    transformer("middle_block.1", width)
+    resnet("middle_block.2", width, width)
+    if control is not None:
+        for i, channels in enumerate(skips):
+            both(f"zero_convs.{i}.0", channels, channels, 1, 1)
+        both("middle_block_out.0", width, width, 1, 1)
+        return shapes
+    for i in range(len(widths) * (layers + 1)):
+        level = len(widths) - 1 - i // (layers + 1)
+        block, out = f"output_blocks.{i}", widths[level]
+        resnet(f"{block}.0", width + skips.pop(), out)
+        width, last = out, i % (layers + 1) == layers
+        if level + 1 < len(widths):
+            transformer(f"{block}.1", width)
+        if last and level > 0:
+            both(f"{block}.{1 if level + 1 == len(widths) else 2}.conv", width, width, 3, 3)
+    norm("out.0", width)
+    both("out.2", 4, width, 3, 3)
+    return shapes
+
+
+def _ldm_resnet(
+    shapes: dict[str, tuple[int, ...]], name: str, of: int, out: int, time: int
+) -> None:
+    """Add a residual block's tensors by the names of guided diffusion."""
+    for layer, shape in (
+        ("in_layers.0", (of,)),
+        ("in_layers.2", (out, of, 3, 3)),
+        ("emb_layers.1", (out, time)),
+        ("out_layers.0", (out,)),
+        ("out_layers.3", (out, out, 3, 3)),
+        *([] if of == out else [("skip_connection", (out, of, 1, 1))]),
+    ):
+        shapes[f"{name}.{layer}.weight"], shapes[f"{name}.{layer}.bias"] = shape, shape[:1]
+
+
+def structure_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What StableSR's file holds of its time-aware encoder, by its names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    widths = config["widths"]
+    first = widths[0]
+
+    def both(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, (shape[0],)
+
+    def attention(name: str, width: int) -> None:
+        shapes[f"{name}.norm.weight"] = shapes[f"{name}.norm.bias"] = (width,)
+        both(f"{name}.qkv", 3 * width, width, 1)
+        both(f"{name}.proj_out", width, width, 1)
+
+    both("time_embed.0", 4 * first, first)
+    both("time_embed.2", 4 * first, 4 * first)
+    both("input_blocks.0.0", first, config["in_channels"], 3, 3)
+    width, block = first, 1
+    for level, out in enumerate(widths):
+        for _ in range(2):
+            _ldm_resnet(shapes, f"input_blocks.{block}.0", width, out, 4 * first)
+            if level + 1 < len(widths):
+                attention(f"input_blocks.{block}.1", out)
+            width, block = out, block + 1
+        if level + 1 < len(widths):
+            both(f"input_blocks.{block}.0.op", width, width, 3, 3)
+            block += 1
+    for i in (0, 2):
+        _ldm_resnet(shapes, f"middle_block.{i}", width, width, 4 * first)
+    attention("middle_block.1", width)
+    for i, of in enumerate(widths):
+        _ldm_resnet(shapes, f"fea_tran.{i}", of, config["features"], 4 * first)
+    return shapes
+
+
+def ldm_vae_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint of the original code holds of a VAE, by its names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    widths, layers = config["block_out_channels"], config["layers_per_block"]
+    first, last = widths[0], widths[-1]
+
+    def both(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, (shape[0],)
+
+    def resnet(name: str, of: int, out: int) -> None:
+        for i, channels in ((1, of), (2, out)):
+            shapes[f"{name}.norm{i}.weight"] = shapes[f"{name}.norm{i}.bias"] = (channels,)
+            both(f"{name}.conv{i}", out, channels, 3, 3)
+        if of != out:
+            both(f"{name}.nin_shortcut", out, of, 1, 1)
+
+    def rest(half: str, width: int, out: int) -> None:
+        resnet(f"{half}.mid.block_1", last, last)
+        resnet(f"{half}.mid.block_2", last, last)
+        shapes[f"{half}.mid.attn_1.norm.weight"] = shapes[f"{half}.mid.attn_1.norm.bias"] = (last,)
+        for name in ("q", "k", "v", "proj_out"):
+            both(f"{half}.mid.attn_1.{name}", last, last, 1, 1)
+        shapes[f"{half}.norm_out.weight"] = shapes[f"{half}.norm_out.bias"] = (width,)
+        both(f"{half}.conv_out", out, width, 3, 3)
+
+    both("encoder.conv_in", first, 3, 3, 3)
+    width = first
+    for level, out in enumerate(widths):
+        for i in range(layers):
+            resnet(f"encoder.down.{level}.block.{i}", width, out)
+            width = out
+        if level + 1 < len(widths):
+            both(f"encoder.down.{level}.downsample.conv", width, width, 3, 3)
+    rest("encoder", last, 8)
+    both("decoder.conv_in", last, 4, 3, 3)
+    width = last
+    for level in reversed(range(len(widths))):
+        for i in range(layers + 1):
+            resnet(f"decoder.up.{level}.block.{i}", width, widths[level])
+            width = widths[level]
+        if level > 0:
+            both(f"decoder.up.{level}.upsample.conv", width, width, 3, 3)
+    rest("decoder", first, 3)
+    both("quant_conv", 8, 8, 1, 1)
+    both("post_quant_conv", 4, 4, 1, 1)
+    return shapes
+
+
+def fusion_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What StableSR's second file holds beside a VAE, by its names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for level in LEVELS:
+        with _unfilled():
+            network = Fusion(config["block_out_channels"][level])
+        shapes |= {f"decoder.fusion_layer_{level}.{k}": v for k, v in _shapes(network).items()}
+    return shapes
+
+
+def openclip_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint of the original code holds of OpenCLIP's text tower, by its names."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "positional_embedding": (77, width),
+        "text_projection": (width, width),
+        "logit_scale": (),
+        "token_embedding.weight": (config["vocab_size"], width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+    }
+    for i in range(config["num_hidden_layers"] + 1):  # the last is not run
+        layer = f"transformer.resblocks.{i}"
+        for name in ("ln_1", "ln_2"):
+            shapes[f"{layer}.{name}.weight"] = shapes[f"{layer}.{name}.bias"] = (width,)
+        shapes[f"{layer}.attn.in_proj_weight"] = (3 * width, width)
+        shapes[f"{layer}.attn.in_proj_bias"] = (3 * width,)
+        for name, out, of in (
+            ("attn.out_proj", width, width),
+            ("mlp.c_fc", inner, width),
+            ("mlp.c_proj", width, inner),
+        ):
+            shapes[f"{layer}.{name}.weight"] = (out, of)
+            shapes[f"{layer}.{name}.bias"] = (out,)
+    return shapes
+
+
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "osediff": write_osediff,
     "seesr": write_seesr,
+    "stablesr": write_stablesr,
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from baselines import osediff, seesr, tiny
+from baselines import osediff, seesr, stablesr, tiny
 from imaging.convert import to_tensor
 
 SIZE = (40, 32)
@@ -46,6 +46,9 @@ def values(weights: Path) -> dict[str, Any]:
             "tags": restoration.text,
             "pixels": some(to_tensor(restoration.image)),
         }
+    plain = stablesr.load("cpu", weights=weights)
+    restoration = plain.restore(lq, seed=SEED, options=stablesr.StableSROptions(steps=3))
+    result["stablesr"] = {"pixels": some(to_tensor(restoration.image))}
     perceived = many.tagger(lq)
     result["tagger"] = {"tokens": some(perceived.tokens)}
     result["text"] = {"states": some(one.text(["a sky, a tree, ,"]))}

@@ -6,7 +6,7 @@ some that may).
 Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
 the preset realesrgan of `imaging.degrade`. Every picture is restored on its own, with seed 0 and
 the checkpoint's sampling unless a column says otherwise. Each restoration is kept, in a folder of
-this checkpoint's weights, and not made again, so a run that was interrupted goes on.
+this checkpoint, and not made again, so a run that was interrupted goes on.
 """
 
 import argparse
@@ -89,8 +89,8 @@ def cases(sampler: CropSampler, crops: int) -> list[Case]:
 
 
 def digest(checkpoint: Checkpoint) -> str:
-    """Twelve hexadecimal digits that tell one checkpoint's weights from another's."""
-    result = hashlib.sha256()
+    """Twelve hexadecimal digits that tell a checkpoint from one that restores otherwise."""
+    result = hashlib.sha256(str(checkpoint.guidance_scale).encode())
     for network in (checkpoint.model, checkpoint.vq):
         for tensor in network.state_dict().values():
             result.update(tensor.cpu().float().numpy().tobytes())

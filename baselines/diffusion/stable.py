@@ -67,8 +67,15 @@ class VAE:
 
     def encode(self, image: Tensor, noise: torch.Generator) -> Tensor:
         """A draw from the posterior of pictures (B, 3, H, W) in [0, 1]: scaled latents, float32."""
+        return self.encode_signed(2 * image - 1, noise)
+
+    def encode_signed(self, image: Tensor, noise: torch.Generator) -> Tensor:
+        """The same of pictures in [-1, 1], for methods that compute there.
+
+        Where colours are flat, normalisation would blow up the rounding of a way there and back.
+        """
         weight = next(self.module.parameters())
-        posterior = self.module.encode((2 * image - 1).to(weight.device, weight.dtype)).latent_dist
+        posterior = self.module.encode(image.to(weight.device, weight.dtype)).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
         return (mean + std * draw(mean.shape, noise, mean.device)) * self.scaling
 

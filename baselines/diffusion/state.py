@@ -7,7 +7,7 @@ over or of another shape is one error with a sentence. Knows files and modules, 
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -51,10 +51,20 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise MethodUnavailableError(f"{path} cannot be read: {error}") from error
 
 
-def read_pickle(path: Path) -> dict[str, Any]:  # Any: tensors, and numbers and names beside them
+class Inert:
+    """Stands for a class named in a file, whose code is neither needed nor run."""
+
+
+def read_pickle(
+    path: Path, *, inert: Iterable[str] = ()
+) -> dict[str, Any]:  # Any: tensors, and numbers and names beside them
     """A file of `torch.save`, tensors on the CPU and read from the disk when they are used.
 
     Only tensors and plain values are unpickled; a file that holds anything else is refused.
+
+    Args:
+        path: of the file.
+        inert: full names of classes it may mention; each becomes `Inert`.
 
     Raises:
         MethodUnavailableError: it is not there, damaged, or holds more than tensors.
@@ -62,7 +72,8 @@ def read_pickle(path: Path) -> dict[str, Any]:  # Any: tensors, and numbers and 
     try:
         # Old files are not archives and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals([(Inert, name) for name in inert]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise MethodUnavailableError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -84,3 +84,38 @@ def predict_tiled(
             total[place] += predict(latents[place], top, left).float() * weights
             weight[place] += weights
     return total / weight
+
+
+def decode_tiled(
+    latents: Tensor, decode: Callable[[Tensor, int, int], Tensor], tiling: LatentTiling, cell: int
+) -> Tensor:
+    """`decode` over latents of any size, as `predict_tiled`, to pixels.
+
+    Args:
+        latents: (B, C, H, W).
+        decode: takes (B, C, h, w) and the top and left cell it was cut at, and gives pixels
+            (B, 3, cell h, cell w).
+        tiling: as there, but it is the longer side that decides; sides shorter than a tile make
+            tiles of their length.
+        cell: pixels of a latent cell.
+
+    Returns:
+        (B, 3, cell H, cell W), float32.
+    """
+    height, width = latents.shape[-2:]
+    if max(height, width) <= tiling.tile:
+        return decode(latents, 0, 0).float()
+    tile = min(tiling.tile, height, width)
+    overlap = min(tiling.overlap, tile - 1)
+    weights = tile_weights(cell * tile).to(latents.device)
+    shape = (latents.shape[0], 3, cell * height, cell * width)
+    total = torch.zeros(shape, device=latents.device)
+    weight = torch.zeros(shape[-2:], device=latents.device)
+    for top in origins(height, tile, overlap):
+        for left in origins(width, tile, overlap):
+            part = latents[..., top : top + tile, left : left + tile]
+            rows = slice(cell * top, cell * (top + tile))
+            columns = slice(cell * left, cell * (left + tile))
+            total[..., rows, columns] += decode(part, top, left).float() * weights
+            weight[rows, columns] += weights
+    return total / weight

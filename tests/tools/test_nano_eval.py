@@ -68,7 +68,7 @@ def test_a_caption_is_right_if_it_names_the_kind_or_the_word():
     assert not content_right("From a photo of animal, tree; grey, dark, smooth.", some, known)
 
 
-def test_a_restoration_is_made_once_by_the_same_weights(tmp_path):
+def test_a_restoration_is_made_once_by_the_same_checkpoint(tmp_path):
     class Output:
         belief = type("B", (), {"label": "l", "blur": "small", "noise": None, "caption": "c"})
         entropy = np.array([[1.25]])
@@ -77,7 +77,9 @@ def test_a_restoration_is_made_once_by_the_same_weights(tmp_path):
 
     class Pipeline:
         calls = 0
-        checkpoint = SimpleNamespace(model=torch.nn.Linear(2, 2), vq=torch.nn.Linear(2, 2))
+        checkpoint = SimpleNamespace(
+            model=torch.nn.Linear(2, 2), vq=torch.nn.Linear(2, 2), guidance_scale=0.8
+        )
 
         def restore(self, lq, settings):
             self.calls += 1
@@ -93,6 +95,9 @@ def test_a_restoration_is_made_once_by_the_same_weights(tmp_path):
     torch.nn.init.zeros_(pipeline.checkpoint.model.weight)
     Restorations(pipeline, tmp_path)(some, "dynamic", None)
     assert pipeline.calls == 2
+    pipeline.checkpoint.guidance_scale = 2.5
+    Restorations(pipeline, tmp_path)(some, "dynamic", None)
+    assert pipeline.calls == 3
 
 
 def test_the_tables_hold_every_mean_with_its_interval():

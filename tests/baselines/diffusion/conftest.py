@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baselines import osediff, seesr, tiny
+from baselines import osediff, seesr, stablesr, tiny
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """A weights folder with everything OSEDiff and SeeSR need. Read only."""
+    """A weights folder with everything the methods need. Read only."""
     for package in osediff.METHOD.requires:
         pytest.importorskip(
             package, reason=f"{package} is not installed: requirements-baselines.txt"
@@ -28,6 +28,11 @@ def one_step(weights):
 @pytest.fixture(scope="session")
 def many_steps(weights):
     return seesr.load("cpu", weights=weights)
+
+
+@pytest.fixture(scope="session")
+def structured(weights):
+    return stablesr.load("cpu", weights=weights)
 
 
 def wave(width, height):

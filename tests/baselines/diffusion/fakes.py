@@ -17,6 +17,9 @@ class PoolingVAE:
     def encode(self, image, noise):
         return cells_of(image)
 
+    def encode_signed(self, image, noise):
+        return cells_of(image / 2 + 0.5)
+
     def decode(self, latents):
         return F.interpolate(latents[:, :3], scale_factor=8, mode="bilinear").clamp(0, 1)
 

@@ -1,4 +1,6 @@
 import pickle
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from baselines.base import MethodUnavailableError
 from baselines.diffusion.state import (
+    Inert,
     load_strict,
     read_json,
     read_pickle,
@@ -86,3 +89,21 @@ def test_safetensors_are_read(tmp_path):
 def test_a_cpu_works_in_float32_and_a_gpu_in_float16():
     assert working_dtype("cpu") is torch.float32
     assert working_dtype("cuda:1") is torch.float16
+
+
+def test_a_class_named_in_a_file_may_be_stood_in_for(tmp_path, monkeypatch):
+    """Lightning keys what a callback remembers by the callback's class."""
+    module = ModuleType("training_framework")
+    module.Callback = type("Callback", (), {"__module__": module.__name__})
+    file = tmp_path / "last.ckpt"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        content = {"state_dict": {"x": torch.ones(1)}, "callbacks": {module.Callback: {"best": 1}}}
+        torch.save(content, file)
+    with pytest.raises(MethodUnavailableError, match="cannot be read"):
+        read_pickle(file)
+    found = read_pickle(file, inert=("training_framework.Callback",))
+    assert found["callbacks"] == {Inert: {"best": 1}}
+    assert torch.equal(found["state_dict"]["x"], torch.ones(1))
+    with pytest.raises(MethodUnavailableError, match="cannot be read"):  # and only for that once
+        read_pickle(file)

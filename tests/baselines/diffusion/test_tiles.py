@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from baselines.diffusion.tiles import LatentTiling, origins, predict_tiled, tile_weights
+from baselines.diffusion.tiles import (
+    LatentTiling,
+    decode_tiled,
+    origins,
+    predict_tiled,
+    tile_weights,
+)
 
 
 def published_origins(length, tile, overlap):
@@ -92,3 +98,43 @@ def test_a_side_shorter_than_a_tile_gives_smaller_tiles():
 def test_an_overlap_that_cannot_work_is_refused(overlap):
     with pytest.raises(ValueError, match="overlap"):
         LatentTiling(8, overlap)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 40), (9, 40), (16, 16), (8, 12)])
+def test_decoded_pieces_are_averaged_as_published(height, width):
+    """The published loop over pixels beside ours over cells; pieces may differ from each other."""
+    latents = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    tiling = LatentTiling(16, 4)
+    asked = []
+
+    def decode(piece, top, left):
+        asked.append((top, left))
+        return (piece + len(asked)).repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    found = decode_tiled(latents, decode, tiling, 8)
+    if max(height, width) <= 16:
+        assert asked == [(0, 0)]
+        assert torch.equal(found, (latents + 1).repeat_interleave(8, -1).repeat_interleave(8, -2))
+        return
+    side = 8 * min(16, height, width)
+    stride = side - 8 * min(4, side // 8 - 1)
+
+    def starts(length):
+        found = [min(start, length - side) for start in range(0, length, stride)]
+        return sorted(set(found), key=found.index)
+
+    bells = [
+        [math.exp(-((i - middle) ** 2) / side**2 / 0.02) for i in range(side)]
+        for middle in (side / 2, (side - 1) / 2)
+    ]
+    weights = torch.outer(*(torch.tensor(bell, dtype=torch.float64) for bell in bells))
+    total = torch.zeros(1, 3, 8 * height, 8 * width, dtype=torch.float64)
+    weight = torch.zeros(8 * height, 8 * width, dtype=torch.float64)
+    pixels = latents.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    places = [(top, left) for top in starts(8 * height) for left in starts(8 * width)]
+    assert [(8 * top, 8 * left) for top, left in asked] == places
+    for i, (top, left) in enumerate(places):
+        place = (..., slice(top, top + side), slice(left, left + side))
+        total[place] += (pixels[place] + i + 1) * weights
+        weight[place[1:]] += weights
+    torch.testing.assert_close(found, (total / weight).float(), rtol=1e-4, atol=1e-4)
