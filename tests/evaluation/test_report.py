@@ -132,6 +132,23 @@ def test_guidance_is_shown_in_the_layout_of_table_5(folder):
     ]
 
 
+def test_guidance_compares_settings_that_differ_in_nothing_else(folder):
+    own = {**PURE, "guidance_scale": 2.5}
+    add(folder, "p", {"psnr_y": [1, 2, 3]}, details={**own, "guidance": "none"})
+    add(folder, "q", {"psnr_y": [4, 5, 6]}, details={**own, "guidance": "full"})
+    add(folder, "r", {"psnr_y": [7, 8, 9]}, details={**PURE, "guidance": "full"})
+    table = report.guidance(summarise(folder))
+    assert [row[1:4] for row in table.rows] == [("yes", "yes", "5.00"), ("no", "no", "2.00")]
+
+
+def test_the_papers_ways_of_drawing_codes_form_a_curve_and_are_marked():
+    shown = report.sampling_in_the_paper()
+    (curve,) = [trace for trace in shown.figure.data if trace.mode == "lines"]
+    assert list(zip(curve.x, curve.y, strict=True)) == sorted(quoted.SAMPLING.values())
+    assert "quoted" in shown.title
+    assert quoted.PAPER in " ".join(shown.table.foot)
+
+
 def test_settings_that_differ_in_k_max_form_a_curve_in_its_order(folder):
     for k, p in ((500, 22), (10, 27), (2000, 20)):
         details = {**PURE, "guidance": "full", "k_max": k}

@@ -399,7 +399,8 @@ function strip(node, picture) {
     for (const metric of picture.metrics) {
       const row = make("div", metric.best ? "best" : "");
       const arrow = { higher: "↑", lower: "↓" }[metric.better] || "";
-      const name = make("dt", "", metric.name + " ");
+      // the arrow stays on the line of the name's last word
+      const name = make("dt", "", metric.name + (arrow ? "\u00a0" : ""));
       if (arrow) {
         name.append(make("span", "arrow", arrow, { "aria-hidden": "true" }));
         name.append(make("span", "unseen", " (" + metric.better + " is better)"));
