@@ -35,6 +35,7 @@ DIGITS = {"psnr_y": 2, "consistency": 2, "fid": 2, "musiq": 2}  # four for all o
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CURVE = {"dash": "dot", "color": "#888"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
+SHORT_FOOT = 3  # lines that stand below a table without being asked for
 SMALL_SET = 50  # pictures below which a Fréchet distance is mostly noise
 
 
@@ -124,13 +125,13 @@ def summarise(folder: Path) -> Summary:
             for (name, metric), (value, n) in means.items()
             if name == method and (n == count or table()[metric].kind == "set")
         }
-        details = card.get("details", {})
+        details, parameters = card.get("details", {}), card.get("parameters")
         rows.append(
             Row(
                 method=method,
                 title=card.get("title", method),
                 family=card.get("family", "other"),
-                parameters=card.get("parameters") or details.get("parameters"),
+                parameters=details.get("parameters") if parameters is None else parameters,
                 seconds=statistics.median(seconds.values()) if seconds else None,
                 where=card.get("device", ""),
                 means=own,
@@ -208,7 +209,7 @@ def costs(summary: Summary) -> Table:
             row.title,
             NONE if row.parameters is None else f"{row.parameters / 1e6:.1f}",
             NONE if row.seconds is None else f"{row.seconds:.2f}",
-            f"measured, {row.where}",
+            "saved outputs, not timed" if row.seconds is None else f"measured, {row.where}",
         )
         for row in summary.rows
         if row.family != CEILING
@@ -640,7 +641,12 @@ def to_html(shown: Table) -> str:
     foot = "".join(f"<li>{html.escape(line)}</li>" for line in shown.foot)
     return (
         f"<table class='sortable'><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>\n"
-        + (f"<ul class='foot'>{foot}</ul>\n" if foot else "")
+        + (
+            f"<details class='foot'{' open' if len(shown.foot) <= SHORT_FOOT else ''}>"
+            f"<summary>How to read it</summary><ul>{foot}</ul></details>\n"
+            if foot
+            else ""
+        )
     )
 
 
@@ -655,8 +661,9 @@ th button { font: inherit; font-weight: 600; color: inherit; background: none; b
 th[aria-sort=ascending] button::after { content: " ▴"; }
 th[aria-sort=descending] button::after { content: " ▾"; }
 td[data-rank]::before { content: attr(data-rank) ". "; color: #555; }
-.foot, .note { color: #555; font-size: .9rem; }
+.foot, .note { color: #555; font-size: .9rem; overflow-wrap: anywhere; }
 details { margin: .5rem 0 2rem; }
+summary { min-height: 2.75rem; line-height: 2.75rem; cursor: pointer; }
 """
 
 

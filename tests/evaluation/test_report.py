@@ -104,7 +104,13 @@ def test_a_mean_over_part_of_the_pictures_is_not_shown(folder):
 
 def test_saved_outputs_have_no_seconds(folder):
     add(folder, "theirs", {"psnr_y": [1, 2, 3]})
-    assert cells(report.costs(summarise(folder)), "Theirs")["Seconds"] == "–"
+    theirs = cells(report.costs(summarise(folder)), "Theirs")
+    assert (theirs["Seconds"], theirs["Where"]) == ("–", "saved outputs, not timed")
+
+
+def test_a_method_without_networks_has_no_parameters_which_is_a_number(folder):
+    add(folder, "zero", {"psnr_y": [1, 2, 3]}, parameters=0, seconds=[1, 1, 1])
+    assert cells(report.costs(summarise(folder)), "Zero")["Parameters, millions"] == "0.0"
 
 
 def test_the_ceiling_is_shown_apart_and_never_the_best(folder):
