@@ -277,7 +277,10 @@ def unavailable(methods: Mapping[str, Method]) -> str:
     if not reasons:
         return ""
     lines = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)
-    return f'<div class="note" id="unavailable">Not available here:<ul>{lines}</ul></div>'
+    return (
+        '<details class="note" id="unavailable"><summary>Not available here, and why</summary>'
+        f"<ul>{lines}</ul></details>"
+    )
 
 
 def offered(methods: Mapping[str, Method]) -> tuple[list[Method], list[Method]]:

@@ -57,6 +57,8 @@ CSS = """
   clip-path: inset(50%); white-space: nowrap; }
 /* tables scroll in themselves: a page as wide as its widest table could not be read on a phone */
 #numbers { contain: inline-size; width: 100%; }
+#unavailable summary { min-height: 44px; line-height: 44px; cursor: pointer; }
+#unavailable { overflow-wrap: anywhere; }
 .numbers-table { overflow-x: auto; }
 .numbers-table table.sortable { border: 0; border-collapse: collapse; width: 100%;
   font-size: .95rem;
