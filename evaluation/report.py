@@ -30,7 +30,13 @@ from evaluation.scores import WHOLE_SET, Score
 
 PLOTLY = "plotly.min.js"
 NONE = "–"
-DIGITS = {"psnr_y": 2, "consistency": 2, "fid": 2, "musiq": 2}  # four for all others
+DIGITS = {
+    "psnr_y": 2,
+    "consistency": 2,
+    "fid": 2,
+    "musiq": 2,
+    "fd_efficientnet_proxy": 2,
+}  # four for all others
 # Colour-blind safe (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CURVE = {"dash": "dot", "color": "#888"}
@@ -176,7 +182,7 @@ def quality(summary: Summary) -> Table:
         if metric not in metrics and (reason := metric.missing()) is not None
     ]
     if summary.pictures < SMALL_SET and any(metric.kind == "set" for metric in metrics):
-        foot.append(f"FID of {summary.pictures} pictures is mostly noise.")
+        foot.append(f"A Fréchet distance of {summary.pictures} pictures is mostly noise.")
     return Table(
         f"{summary.name}: quality, measured here",
         head,
