@@ -4,9 +4,8 @@ Whatever comes in is a stranger's: it is checked here, key by key, before anythi
 goes out is a closed list, too, so that no name of a method can slip into it.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from study.design import Study
 from study.desk import Answer, DeskError, Progress, Receipt, Screen, Summary
@@ -126,8 +125,8 @@ def read_session(value: Any) -> str:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(

@@ -5,7 +5,7 @@ Opened at first use, because importing an app must not write files. Beside the s
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyPlace:
     """Where a study is kept.
 
     Attributes:
@@ -34,7 +34,7 @@ class Place:
 
     study_file: Path
     store: str = ""
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     repo: str = ""
     app_version: str = ""
 
@@ -42,7 +42,7 @@ class Place:
 class Room:
     """One study that can be entered. Threads share it."""
 
-    def __init__(self, place: Place, hub: Hub | None = None) -> None:
+    def __init__(self, place: StudyPlace, hub: Hub | None = None) -> None:
         self._place = place
         self._hub = hub
         self._lock = threading.Lock()
