@@ -174,7 +174,9 @@ function consent() {
     show(about.title, ...text("This study is closed and takes nobody new. Thank you for your interest."));
     return;
   }
-  const words = make("div", "consent", about.consent, { tabindex: "0", role: "region", "aria-label": "Consent" });
+  const words = make("div", "consent", "", { tabindex: "0", role: "region", "aria-label": "Consent" });
+  // Lines of a paragraph are wrapped in the study file; here they run on.
+  words.append(...text(...about.consent.trim().split(/\n\s*\n/).map((part) => part.replace(/\s+/g, " "))));
   const more = make("details", "more");
   more.append(make("summary", "", "About you, if you like (not required)"));
   const selects = {};
@@ -395,6 +397,7 @@ async function look(screen_) {
   clock = setInterval(tick, TICK);
   reflect();
   focusOn(heading);
+  if (root.offsetParent) root.scrollIntoView({ block: "start" });
 }
 
 function release() {
