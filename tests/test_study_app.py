@@ -9,12 +9,9 @@ import re
 import struct
 import sys
 import threading
-import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from gradio_client import Client
 from PIL import Image
 
 from study.room import Room, StudyPlace
@@ -22,7 +19,7 @@ from study.store import vote_rows
 from tests.ui.study_app import (
     SECRETS,
     Participant,
-    Refused,
+    RefusedError,
     launch,
     room_of,
     study_file,
@@ -110,19 +107,19 @@ def test_tokens_of_others_and_tokens_that_expired_are_refused_with_a_sentence(se
     someone.join()
     other = Participant(served[1])
     other.join()
-    with pytest.raises(Refused, match="someone else"):
+    with pytest.raises(RefusedError, match="someone else"):
         someone.vote(other.next())
     screen = someone.next()
-    with pytest.raises(Refused, match="no valid token"):
+    with pytest.raises(RefusedError, match="no valid token"):
         someone.vote({"token": "nonsense"})
     body, signature = screen["token"].split(".")
     changed = ("A" if signature[0] != "A" else "B") + signature[1:]
-    with pytest.raises(Refused, match="not from this study"):
+    with pytest.raises(RefusedError, match="not from this study"):
         someone.vote({"token": f"{body}.{changed}"})
     clock = served[2].desk._clock
     served[2].desk._clock = lambda: clock() + 5 * 3600
     try:
-        with pytest.raises(Refused, match=r"5\.0 hours ago"):
+        with pytest.raises(RefusedError, match=r"5\.0 hours ago"):
             someone.vote(screen)
     finally:
         served[2].desk._clock = clock
@@ -133,20 +130,20 @@ def test_hostile_values_are_sentences(someone):
     someone.join()
     screen = someone.next()
     for position in (7, -1, 0.5, True, None, "tie", [0], {"a": 1}):
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             someone.vote(screen, position)
-    with pytest.raises(Refused, match="event id"):
+    with pytest.raises(RefusedError, match="event id"):
         someone.vote(screen, 0, "x" * 32)
     for code in ("", "short", None, 5, ["a"]):
-        with pytest.raises(Refused, match="code"):
+        with pytest.raises(RefusedError, match="code"):
             someone.call("next", code)
 
 
 def test_a_stranger_who_has_not_agreed_sees_nothing(someone):
     for name in ("next", "pictures"):
-        with pytest.raises(Refused, match="has not joined"):
+        with pytest.raises(RefusedError, match="has not joined"):
             someone.call(name, someone.code)
-    with pytest.raises(Refused, match="18 or"):
+    with pytest.raises(RefusedError, match="18 or"):
         someone.call("join", someone.code, "0" * 64, True, {})
 
 
@@ -157,7 +154,7 @@ def test_withdrawing_erases_and_is_final(served, someone):
     assert someone.call("withdraw", someone.code)["erased"] == 2
     assert rows_of(room, someone) == []
     assert room.store.verify().ok
-    with pytest.raises(Refused, match="withdrawn"):
+    with pytest.raises(RefusedError, match="withdrawn"):
         someone.join()
 
 
@@ -173,7 +170,7 @@ def test_a_small_window_is_refused_where_the_study_says_so(app, tmp_path):
     page, address = launch(app, room)
     small = Participant(address)
     small.join()
-    with pytest.raises(Refused, match="at least 800 pixels wide; yours has 390"):
+    with pytest.raises(RefusedError, match="at least 800 pixels wide; yours has 390"):
         small.vote(small.next(), viewport_w=390)
     assert small.vote(small.next(), viewport_w=800)["outcome"] == "stored"
     page.close()
@@ -182,7 +179,7 @@ def test_a_small_window_is_refused_where_the_study_says_so(app, tmp_path):
 
 def test_a_study_that_cannot_be_opened_is_a_sentence_and_the_app_runs(app, tmp_path):
     page, address = launch(app, Room(StudyPlace(tmp_path / "none.json")))
-    with pytest.raises(Refused, match="no study file"):
+    with pytest.raises(RefusedError, match="no study file"):
         Participant(address).call("about")
     page.close()
 

@@ -50,7 +50,8 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+/* 100 %: tabs that do not fit go to Gradio's menu and do not make the page wider */
+.gradio-container { max-width: min(1180px, 100%) !important; margin: 0 auto !important; }
 .dark { --color-accent: var(--primary-400); }
 .gradio-container .html-container { padding-left: 0; padding-right: 0; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;

@@ -18,8 +18,8 @@ from ui.viewer import STATIC
 
 TAB = "study"  # id of the tab
 OPEN = "study_"  # what the endpoints' names begin with
-# A link with a participant's code opens this tab; the page itself takes the code over.
-OPENED = f"""() => location.hash.startsWith('#participant=')
+# What an owner shares, and a participant's own link, open this tab.
+OPENED = f"""() => /^#(study$|participant=)/.test(location.hash)
   ? {{selected: '{TAB}', __type__: 'update'}} : {{__type__: 'update'}}"""
 
 

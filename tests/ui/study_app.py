@@ -60,7 +60,7 @@ def launch(app, room: Room):
     return page, address
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The server's sentence."""
 
 
@@ -75,7 +75,7 @@ class Participant:
     def call(self, name, *data):
         answer = self.http.post(f"gradio_api/run/study_{name}", json={"data": data})
         if answer.status_code != 200:
-            raise Refused(answer.json()["error"])
+            raise RefusedError(answer.json()["error"])
         return answer.json()["data"][0]
 
     def join(self, **about):

@@ -231,7 +231,7 @@ function instructions() {
 
 function keysHelp(pairs) {
   const list = make("dl", "keys");
-  const keys = [["1, 2, …", "choose a picture"], ["← →", "choose the one before, the next"]];
+  const keys = [["1, 2, …", "choose a picture"], ["← →", pairs ? "choose the left, the right one" : "choose the one before, the next"]];
   if (pairs) keys.push(["T", "no difference"]);
   keys.push(["Enter", "confirm"], ["Tab to the pictures, then ← → ↑ ↓ + −", "move and zoom"]);
   for (const [key, what] of keys) {
@@ -451,6 +451,8 @@ document.addEventListener("keydown", (event) => {
   if (/^[1-9]$/.test(event.key) && panels[event.key - 1]) choose(panels[event.key - 1]);
   else if (event.key.toLowerCase() === "t" && trial.screen.mode === "pairwise") {
     choose(trial.radios.find((radio) => radio.value === "tie"));
+  } else if (step && trial.screen.mode === "pairwise") {
+    choose(panels[step > 0 ? 1 : 0]);
   } else if (step && !onRadio) {
     const now = panels.findIndex((radio) => radio.checked);
     choose(panels[now < 0 ? (step > 0 ? 0 : panels.length - 1) : (now + step + panels.length) % panels.length]);
