@@ -9,7 +9,7 @@ TEST_ENV = OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test chromium postgres lint format data figures gallery nano-eval bench
+.PHONY: help run test chromium postgres lint format data figures gallery nano-eval bench tiny
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again
 
 nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (needs make data)
 	$(BIN)/python -m tools.nano_eval
+
+tiny: $(VENV)/.installed-dev ## Make tiny random checkpoints of the diffusion methods (OUT=weights-tiny)
+	$(BIN)/python -m baselines.tiny all $(or $(OUT),weights-tiny)
 
 bench: $(VENV)/.installed ## Measure decoding: paired rounds, one thread (QUICK=1: a short run)
 	$(TEST_ENV) $(BIN)/python -m tools.bench $(if $(QUICK),--quick --rounds 3)

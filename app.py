@@ -1,8 +1,12 @@
 """The demo: its parts put together and launched. `python app.py` serves 127.0.0.1:7860."""
 
+import argparse
+import importlib.util
 import logging
 import os
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -11,7 +15,7 @@ with suppress(ImportError):
 
 import gradio as gr
 
-from baselines import registry
+from baselines import registry, tiny
 from baselines.memory import Shelf
 from pure.pipeline import PurePipeline
 from study.room import Room
@@ -58,12 +62,40 @@ def launch_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def tiny_bench(folder: Path, settings: Settings) -> compare_tab.Bench:
+    """The methods with random weights where weights come apart, written to a folder first."""
+    for name in tiny.WRITERS:
+        tiny.write(name, folder)
+    methods = registry.discover(weights=folder)
+    return compare_tab.Bench(methods, Shelf(settings.methods_gib * 2**30, device=settings.device))
+
+
+def _there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Serve the demo."""
+    parser = argparse.ArgumentParser(prog="python app.py", description=__doc__)
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="try the diffusion methods with small random weights, made on the spot",
+    )
+    options = parser.parse_args(arguments)
+    if options.tiny and (missing := [name for name in ("diffusers", "timm") if not _there(name)]):
+        parser.error(
+            f"--tiny needs {' and '.join(missing)}: pip install -r requirements-baselines.txt"
+        )
     logging.basicConfig(level=logging.INFO)
     room.prepare()
     try:
-        demo.launch(**launch_options(settings))
+        if not options.tiny:
+            demo.launch(**launch_options(settings))
+            return
+        with TemporaryDirectory() as folder:
+            page = compose(model, tiny_bench(Path(folder), settings), settings, room)
+            page.launch(**launch_options(settings))
     finally:
         room.close()
 
@@ -71,13 +103,10 @@ def main() -> None:
 settings = Settings.from_environment()
 pipeline = PurePipeline.from_pretrained(settings.checkpoint, device=settings.device)
 shelf = Shelf(settings.methods_gib * 2**30, device=settings.device)
+model = Model(pipeline, device=settings.device)
+methods = registry.discover(weights=settings.weights, offload=settings.offload)
 room = Room(settings.study)
-demo = compose(
-    Model(pipeline, device=settings.device),
-    compare_tab.Bench(registry.discover(), shelf),
-    settings,
-    room,
-)
+demo = compose(model, compare_tab.Bench(methods, shelf), settings, room)
 
 if __name__ == "__main__":
     main()

@@ -25,6 +25,10 @@ class MethodUnavailableError(RuntimeError):
     """A method cannot run here; the message says what is missing and how to get it."""
 
 
+class SettingError(ValueError):
+    """A setting of a method that cannot be; the message says which and what it may be."""
+
+
 class MethodError(RuntimeError):
     """A method cannot restore this picture, or broke its promise; the message says which."""
 
@@ -62,6 +66,74 @@ class Restorer(Protocol):
         ...
 
 
+LONGEST_TEXT = 500  # characters of a setting; networks read about a hundred words at most
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Something about a method that is worth a visitor's while to change.
+
+    Attributes:
+        name: of the field of the method's options.
+        label: for people.
+        default: the published value; its type is that of the setting. None is a text that the
+            method finds itself unless it is given.
+        lowest: of a number.
+        highest: of a number.
+        step: of a number, on a slider.
+        choices: of a text that is one of a few.
+        info: what it does.
+    """
+
+    name: str
+    label: str
+    default: str | int | float | None
+    lowest: float | None = None
+    highest: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    info: str = ""
+
+    def read(self, value: object) -> str | int | float | None:
+        """A value somebody sent, as the method takes it.
+
+        An empty text, where the method finds one itself, asks the method; blanks are a text that
+        says nothing.
+
+        Raises:
+            SettingError: it is of another kind, or outside the limits.
+        """
+        if isinstance(self.default, int | float):
+            return self._number(value)
+        if value is None or (value == "" and self.default is None):
+            return self.default
+        if not isinstance(value, str):
+            raise SettingError(f"{self.label} is a text, not {value!r:.80}")
+        if self.choices and value not in self.choices:
+            allowed = ", ".join(self.choices)
+            raise SettingError(f"{self.label} is one of {allowed}; not {value!r:.80}")
+        if len(value) > LONGEST_TEXT:
+            raise SettingError(
+                f"{self.label} has {len(value)} characters; it may have {LONGEST_TEXT}"
+            )
+        return value.strip()
+
+    def _number(self, value: object) -> int | float:
+        assert self.lowest is not None, "a number has limits"
+        assert self.highest is not None, "a number has limits"
+        whole = isinstance(self.default, int)
+        kind = "a whole number" if whole else "a number"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SettingError(f"{self.label} is {kind}, not {value!r:.80}")
+        if not self.lowest <= value <= self.highest:  # what is not a number is not, either
+            raise SettingError(
+                f"{self.label} is {self.lowest:g} to {self.highest:g}, not {value:g}"
+            )
+        if whole and value != int(value):
+            raise SettingError(f"{self.label} is {kind}, not {value!r}")
+        return int(value) if whole else float(value)
+
+
 def _nothing_missing() -> str | None:
     return None
 
@@ -95,6 +167,10 @@ class Method:
         paper_settings: how the PURE paper ran it, as far as known, and where this differs.
         order: where it stands among the others; equal ones stand by name.
         variant_of: name of the method of which this is another setting, if it is one.
+        settings: what a visitor may change.
+        options: makes of the values of `settings`, by their names, what the loaded method takes
+            as `options`; None if there are none.
+        random: whether its weights are random, for testing; its pictures are no results.
     """
 
     name: str
@@ -118,6 +194,22 @@ class Method:
     paper_settings: str = ""
     order: int = 50
     variant_of: str | None = None
+    settings: tuple[Setting, ...] = ()
+    options: Callable[..., object] | None = None
+    random: bool = False
+
+    def chosen(self, values: Mapping[str, object]) -> dict[str, str | int | float | None]:
+        """Of the values somebody sent, by name of the setting, those that are not the published.
+
+        Raises:
+            SettingError: there is no such setting, or it cannot be this.
+        """
+        known = {setting.name: setting for setting in self.settings}
+        if unknown := sorted(set(values) - set(known)):
+            there = f"there are {', '.join(known)}" if known else "there are none"
+            raise SettingError(f"{self.title} has no setting {unknown[0]!r:.80}; {there}")
+        read = {name: known[name].read(value) for name, value in values.items()}
+        return {name: value for name, value in read.items() if value != known[name].default}
 
     def unavailable(self) -> str | None:
         """Why it cannot run here, in a sentence; None if it can. Loads nothing."""
@@ -167,7 +259,13 @@ class RunCard:
 
 
 def run(
-    method: Method, restorer: Restorer, lq: Image.Image, *, seed: int = 0, device: str = "cpu"
+    method: Method,
+    restorer: Restorer,
+    lq: Image.Image,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    values: Mapping[str, object] | None = None,
 ) -> tuple[Restoration, RunCard]:
     """Restore one picture the way every method of a comparison has to.
 
@@ -179,14 +277,16 @@ def run(
         lq: upright RGB.
         seed: 0 or more.
         device: `restorer` was loaded onto, for the card.
+        values: of `method.settings`, by name; the published ones where there are none.
 
     Raises:
+        SettingError: a value cannot be.
         MethodError: from the method, or because its picture is not RGB or not `scale` × the input.
         ValueError: the input is not RGB.
     """
     if lq.mode != "RGB":
         raise ValueError(f"expected an RGB picture, got {lq.mode}")
-    restoration = restorer.restore(lq.copy(), seed=seed)
+    restoration = _restored(method, restorer, lq.copy(), seed, method.chosen(values or {}))
     expected = (lq.width * method.scale, lq.height * method.scale)
     image = restoration.image
     if image.mode != "RGB" or image.size != expected:
@@ -217,6 +317,15 @@ def run(
         versions=versions((*COMMON_PACKAGES, *method.packages)),
     )
     return restoration, card
+
+
+def _restored(
+    method: Method, restorer: Any, lq: Image.Image, seed: int, values: Mapping[str, object]
+) -> Restoration:  # Any: only methods with settings take options
+    if not values:
+        return restorer.restore(lq, seed=seed)
+    assert method.options is not None, "a method with settings has options"
+    return restorer.restore(lq, seed=seed, options=method.options(**values))
 
 
 def timed(

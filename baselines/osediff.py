@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Method, MethodUnavailableError, Restoration
-from baselines.diffusion import sources
+from baselines.diffusion import settings, sources
 from baselines.diffusion.sizes import CELL, ColourFix, enlarge, fix_colour, promised
 from baselines.diffusion.stable import (
     VAE,
@@ -328,6 +328,8 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "RealSR row for OSEDiff is that of OSEDiff's own defaults"
         ),
         order=32,
+        settings=(settings.TAGS, settings.PROMPT, settings.colour_fix(DEFAULTS.colour_fix)),
+        options=OSEDiffOptions,
     )
 
 

@@ -23,11 +23,11 @@ SCALE = 4
 GIB = 2**30
 RELEASED_GIB = 24  # weights and caches take 21 GB in bfloat16, see docs/architecture.md
 K_MAX = (10, 100, 500)  # beside the published 2000: a curve from faithful to lively
-PUBLISHED = RestoreSettings()
+DEFAULT = RestoreSettings()
 
-# What differs from the published setting, by the end of the name.
+# What differs from the checkpoint's own setting, by the end of the name.
 SETTINGS: dict[str, tuple[str, RestoreSettings]] = {
-    "": ("", PUBLISHED),
+    "": ("", DEFAULT),
     "perception": ("label only", RestoreSettings(guidance="perception")),
     "understanding": ("caption only", RestoreSettings(guidance="understanding")),
     "unguided": ("no text", RestoreSettings(guidance="none")),
@@ -112,8 +112,9 @@ def variants(
     source: str = "",
     licence: str = "",
     order: int = 30,
+    own: str = "guidance 0.8; 512 px tiles",
 ) -> Iterator[Method]:
-    """One method for each of `SETTINGS`, the published one first.
+    """One method for each of `SETTINGS`, the checkpoint's own one first.
 
     Args:
         checkpoint: "nano", a folder in the released format, or a hub id.
@@ -125,15 +126,16 @@ def variants(
         source: of the weights.
         licence: of the weights.
         order: among all methods.
+        own: what its default settings are beside those every checkpoint shares.
     """
     for ending, (words, settings) in SETTINGS.items():
-        own = f"{name}-{ending}" if ending else name
+        full_name = f"{name}-{ending}" if ending else name
         yield Method(
-            own,
+            full_name,
             f"{title} ({words})" if words else title,
             "autoregressive",
             SCALE,
-            partial(_load, name=own, checkpoint=checkpoint, settings=settings),
+            partial(_load, name=full_name, checkpoint=checkpoint, settings=settings),
             packages=("tokenizers", "safetensors"),
             missing=partial(_missing, title, needs_gib),
             memory_bytes=memory_bytes,
@@ -145,10 +147,10 @@ def variants(
             prompt="the published instruction; label and caption are its own, as far as used",
             colour_fix=settings.colour_fix,
             paper_settings=(
-                "as published: dynamic top-k with mu 5, k 1 to 2000, temperature 0.9, guidance "
-                "0.8, wavelet colour fix; 512 px tiles"
-                if settings == PUBLISHED
-                else f"as published, but {words}"
+                "dynamic top-k with mu 5, k 1 to 2000, temperature 0.9, wavelet colour fix, as "
+                f"published; {own}"
+                if settings == DEFAULT
+                else f"as {title}, but {words}"
             ),
             order=order,
             variant_of=name if ending else None,
@@ -204,5 +206,6 @@ METHODS = (
         source="trained by this project, see its model card",
         licence="see NOTICE: trained on photographs under several licences",
         order=40,
+        own="guidance 2.5 instead of the published 0.8, 256 px tiles instead of 512",
     ),
 )

@@ -6,7 +6,7 @@ either is kept.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,18 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         if key in content:
             return {name: value.float() for name, value in content[key].items()}
     raise WeightsError(f"{path.name} holds neither params_ema nor params")
+
+
+def old_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an RRDBNet under the names it was first published with, by today's."""
+    names = {"trunk_conv": "conv_body", "upconv1": "conv_up1", "upconv2": "conv_up2"}
+    names |= {"HRconv": "conv_hr"}
+    renamed = {}
+    for key, value in state.items():
+        stem, _, end = key.rpartition(".")
+        stem = stem.replace("RRDB_trunk.", "body.").replace(".RDB", ".rdb")
+        renamed[f"{names.get(stem, stem)}.{end}"] = value
+    return renamed
 
 
 def read_ncnn(param: Path, binary: Path) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Method, MethodUnavailableError, Restoration
-from baselines.diffusion import sources
+from baselines.diffusion import settings, sources
+from baselines.diffusion.control import led_by_photo
 from baselines.diffusion.image_attention import (
     IMAGE_TOKENS,
     add_image_attention,
@@ -247,42 +248,21 @@ class SeeSR:
         guided = options.guidance > 1
         dtype = next(self.unet.parameters()).dtype
         context = (context if guided else context[1:]).to(dtype)
-        batch = len(context)
-        attention = {IMAGE_TOKENS: tokens.to(latents.device, dtype).expand(batch, -1, -1)}
+        tokens = tokens.to(latents.device, dtype)
+        attention = {IMAGE_TOKENS: tokens.expand(len(context), -1, -1)}
         schedule = copy.deepcopy(self.schedule)
         schedule.set_timesteps(options.steps)
         for done, t in enumerate(schedule.timesteps):
-
-            def predict(tile: Tensor, top: int, left: int, t: Tensor = t) -> Tensor:
-                both = tile.to(dtype).expand(batch, -1, -1, -1)
-                height, width = tile.shape[-2:]
-                seen = photo[
-                    ...,
-                    top * CELL : (top + height) * CELL,
-                    left * CELL : (left + width) * CELL,
-                ]
-                down, mid = self.controlnet(
-                    both,
-                    t,
-                    encoder_hidden_states=context,
-                    controlnet_cond=seen.to(dtype).expand(batch, -1, -1, -1),
-                    conditioning_scale=options.conditioning,
-                    cross_attention_kwargs=attention,
-                    return_dict=False,
-                )
-                predicted = self.unet(
-                    both,
-                    t,
-                    encoder_hidden_states=context,
-                    cross_attention_kwargs=attention,
-                    down_block_additional_residuals=down,
-                    mid_block_additional_residual=mid,
-                ).sample.float()
-                if not guided:
-                    return predicted
-                away, towards = predicted.chunk(2)
-                return away + options.guidance * (towards - away)
-
+            predict = led_by_photo(
+                self.unet,
+                self.controlnet,
+                t,
+                photo=photo,
+                context=context,
+                conditioning=options.conditioning,
+                guidance=options.guidance,
+                attention=attention,
+            )
             predicted = predict_tiled(latents, predict, options.tiling or self.tiling)
             latents = schedule.step(predicted, t, latents, generator=noise).prev_sample
             progress(done + 1, options.steps)
@@ -384,6 +364,17 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "row for SeeSR is that of SeeSR's own defaults"
         ),
         order=31,
+        settings=(
+            settings.TAGS,
+            settings.PROMPT,
+            settings.negative(NEGATIVE),
+            settings.steps(DEFAULTS.steps),
+            settings.guidance(DEFAULTS.guidance),
+            settings.CONDITIONING,
+            settings.START,
+            settings.colour_fix(DEFAULTS.colour_fix),
+        ),
+        options=SeeSROptions,
     )
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration
-from baselines.diffusion import ldm, sources
+from baselines.base import Method, MethodUnavailableError, Restoration, Setting
+from baselines.diffusion import ldm, settings, sources
 from baselines.diffusion.feature_wrap import WrappedVAE, load_fusion
 from baselines.diffusion.schedule import TRAINED, spaced_ddpm
 from baselines.diffusion.sizes import CELL, ColourFix
@@ -535,6 +535,21 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "time"
         ),
         order=30,
+        settings=(
+            settings.steps(DEFAULTS.steps, lowest=2, highest=1000),
+            Setting(
+                "fidelity",
+                "Share of the photo's features",
+                DEFAULTS.fidelity,
+                lowest=0.0,
+                highest=1.0,
+                step=0.05,
+                info="Its decoder's weight: 0 is the sharpest, 1 the closest to the photo.",
+            ),
+            settings.START,
+            settings.colour_fix(DEFAULTS.colour_fix),
+        ),
+        options=StableSROptions,
     )
 
 

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from baselines.diffusion.feature_wrap import LEVELS, Fusion
 from baselines.diffusion.image_attention import add_image_attention, released
+from baselines.diffusion.pixel_attention import PixelAwareUNet, released_names
 from baselines.diffusion.sources import RANDOM_MARK
 from baselines.diffusion.stable import WEIGHTS_FILE
 from baselines.diffusion.state import Network
 from baselines.diffusion.tagger import TaggerConfig
+from baselines.rrdb import RRDBNet
 
 # Colours and things, so that a prompt reads like one.
 TAGS = (
@@ -61,6 +63,17 @@ UNET: Mapping[str, Any] = {
     "cross_attention_dim": TEXT_WIDTH,
     "attention_head_dim": [2, 4, 4, 4],
     "use_linear_projection": True,
+}
+# Stable Diffusion 1.5's shape; unequal widths show which skip connection is read where.
+PASD_UNET: Mapping[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [16, 24, 32, 32],
+    "layers_per_block": 2,
+    "norm_num_groups": 8,
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": 4,
 }
 CONDITION = (8, 16, 16, 24)  # widths of the ControlNet's reading of the photo
 VAE: Mapping[str, Any] = {
@@ -155,6 +168,62 @@ def write_vae(folder: Path, seed: int) -> None:
                 stem = f"{half}.mid_block.attentions.0"
                 state[f"{stem}.{name}.{end}"] = state.pop(f"{stem}.{new}.{end}")
     _write_network(folder, VAE, state, "AutoencoderKL")
+
+
+def write_captioner(folder: Path, seed: int) -> None:
+    """BLIP; whole words alone, and unknown letters for all others."""
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    names = [*special, "a", "picture", "of", "with", "and", *TAGS]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    marks = {f"{name[1:-1].lower()}_token": name for name in special}
+    _write_json(folder / "special_tokens_map.json", marks)
+    settings = {"do_lower_case": True, "model_max_length": 512, "tokenizer_class": "BertTokenizer"}
+    _write_json(folder / "tokenizer_config.json", marks | settings)
+
+    text: dict[str, Any] = {
+        "model_type": "blip_text_model",
+        "vocab_size": len(names) + 2,  # the first one begins a caption; the second is not used
+        "bos_token_id": len(names),
+        "sep_token_id": special.index("[SEP]"),
+        "eos_token_id": special.index("[SEP]"),
+        "pad_token_id": special.index("[PAD]"),
+        "hidden_size": 24,
+        "encoder_hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "is_decoder": True,
+    }
+    vision: dict[str, Any] = {
+        "model_type": "blip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 48,
+        "patch_size": 16,
+    }
+    config: dict[str, Any] = {"model_type": "blip", "text_config": text, "vision_config": vision}
+    config |= {"image_text_hidden_size": 16, "projection_dim": 16}
+    with _unfilled():
+        shapes = _shapes(BlipForConditionalGeneration(BlipConfig.from_dict(config)))
+    state = random_state(shapes, seed)
+    words = "text_decoder.bert.embeddings.word_embeddings.weight"
+    state[words] *= text["hidden_size"] ** 0.5  # of order one, or all words are alike
+    said = "text_decoder.cls.predictions"
+    state[f"{said}.bias"][text["sep_token_id"]] += 18  # or no caption comes to its end
+    # tied: the same tensors under two names
+    state[f"{said}.decoder.weight"] = state[words]
+    state[f"{said}.decoder.bias"] = state[f"{said}.bias"]
+    # with the positions transformers 4 kept among the tensors
+    state["text_decoder.bert.embeddings.position_ids"] = torch.arange(64)[None]
+    notes = {"architectures": ["BlipForConditionalGeneration"]}
+    _write_json(folder / "config.json", notes | config)
+    torch.save(state, folder / "pytorch_model.bin")
 
 
 def write_text(base: Path, seed: int) -> None:
@@ -398,6 +467,33 @@ def write_seesr(out: Path, seed: int = 0) -> None:
         state = random_state(_shapes(network), seed + number)
         config |= {"use_image_cross_attention": True}
         _write_network(out / "seesr" / name, config, released(state), kind.__name__)
+
+
+def write_pasd(out: Path, seed: int = 0) -> None:
+    """Everything PASD needs."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    write_base(out / "stable-diffusion-v1-5", seed, unet=False)
+    write_captioner(out / "blip", seed + 10)
+    with _unfilled():
+        unet = PixelAwareUNet(UNet2DConditionModel.from_config(dict(PASD_UNET)))
+    state = released_names(random_state(_shapes(unet), seed + 20))
+    # A prediction that knows nothing is made 9 / 0.07 times larger by guidance and the first step:
+    # quieter, or rounding errors grow to a picture of their own.
+    state["conv_out.weight"] *= 0.05
+    _write_network(out / "pasd" / "unet", PASD_UNET, state, "UNet2DConditionModel")
+
+    control = {k: v for k, v in PASD_UNET.items() if k not in ("sample_size", "out_channels")}
+    control["conditioning_embedding_out_channels"] = list(CONDITION)
+    with _unfilled():
+        shapes = _shapes(ControlNetModel.from_config(control))
+    for i, width in enumerate(CONDITION[1:]):
+        # of training alone
+        to_rgb = f"controlnet_cond_embedding.to_rgbs.{i}"
+        shapes |= {f"{to_rgb}.weight": (3, width, 3, 3), f"{to_rgb}.bias": (3,)}
+    control |= {"return_rgbs": True, "use_rrdb": False}
+    state = random_state(shapes, seed + 21)
+    _write_network(out / "pasd" / "controlnet", control, state, "ControlNetModel")
 
 
 def write_stablesr(out: Path, seed: int = 0) -> None:
@@ -647,10 +743,35 @@ def openclip_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def write_diffbir(out: Path, seed: int = 0) -> None:
+    """Everything DiffBIR needs."""
+    write_base(out / "stable-diffusion-2-1-base", seed, unet=True)
+    control = random_state(ldm_unet_shapes(UNET, control=4), seed + 50)
+    (out / "diffbir").mkdir(parents=True, exist_ok=True)
+    torch.save(control, out / "diffbir" / "v2.pth")
+
+    with _unfilled():
+        network = RRDBNet(blocks=1)
+    cleaner = random_state(_shapes(network), seed + 51)
+    cleaner["conv_last.bias"] += 0.5  # about the range of pictures
+    (out / "bsrnet").mkdir(exist_ok=True)
+    old = {"conv_body": "trunk_conv", "conv_hr": "HRconv", "conv_up": "upconv"}
+    old |= {"body.": "RRDB_trunk.", "rdb": "RDB"}
+    renamed = {}
+    for key, value in cleaner.items():
+        name = key
+        for new, first in old.items():
+            name = name.replace(new, first)
+        renamed[name] = value
+    torch.save(renamed, out / "bsrnet" / "BSRNet.pth")
+
+
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "osediff": write_osediff,
     "seesr": write_seesr,
+    "pasd": write_pasd,
     "stablesr": write_stablesr,
+    "diffbir": write_diffbir,
 }
 
 
@@ -691,13 +812,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Command line: `python -m baselines.tiny METHOD OUT`."""
+    """Command line: `python -m baselines.tiny METHOD OUT`, or `all` for every method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", choices=[*WRITERS])
+    parser.add_argument("method", choices=["all", *WRITERS])
     parser.add_argument("out", type=Path, help="a weights folder, for WEIGHTS_DIR")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write(arguments.method, arguments.out, seed=arguments.seed)
+    for method in WRITERS if arguments.method == "all" else (arguments.method,):
+        write(method, arguments.out, seed=arguments.seed)
 
 
 if __name__ == "__main__":

@@ -289,15 +289,15 @@ def guidance(summary: Summary) -> Table | None:
         "understanding": ("no", "yes"),
         "none": ("no", "no"),
     }
-    rows = [
-        row
-        for row in summary.rows
-        if row.details.get("guidance") in names
-        and row.details.get("sampling") == "dynamic"
-        and row.details.get("guidance_scale") == 0.8
-        and row.details.get("k_max") == 2000
-    ]
-    if len({row.details["guidance"] for row in rows}) < 2:
+    alike: dict[tuple[Any, ...], list[Row]] = {}
+    for row in summary.rows:
+        if row.details.get("guidance") in names and row.details.get("sampling") == "dynamic":
+            same = ("checkpoint", "guidance_scale", "k_max")
+            alike.setdefault(tuple(row.details.get(key) for key in same), []).append(row)
+    # rows that differ in nothing else; a setting of its own is none of them
+    groups = [g for g in alike.values() if len({row.details["guidance"] for row in g}) > 1]
+    rows = [row for group in groups for row in group]
+    if not rows:
         return None
     metrics = summary.metrics
     return Table(

@@ -37,6 +37,7 @@ from baselines.base import (
     pixels_sha256,
     run,
 )
+from baselines.diffusion.sources import DEFAULT_FOLDER
 from evaluation.datasets import (
     DatasetError,
     Item,
@@ -306,6 +307,8 @@ def _append(path: Path, record: dict[str, str | float]) -> None:
 
 def _check(dataset: PairedFolder, methods: Sequence[Method]) -> None:
     for method in methods:
+        if method.random:
+            raise RunnerError(f"{method.title}: its pictures are no results and are not kept.")
         if method.name in (INPUTS, REFERENCES) or not _is_plain(method.name):
             raise RunnerError(f"{method.name!r} cannot be the name of a method's folder.")
         if dataset.scale is not None and method.scale != dataset.scale:
@@ -372,12 +375,16 @@ def clock(seconds: float) -> str:
 
 
 def available(
-    dataset: PairedFolder, saved: Mapping[str, Path], endpoints: Mapping[str, str]
+    dataset: PairedFolder,
+    saved: Mapping[str, Path],
+    endpoints: Mapping[str, str],
+    *,
+    weights: Path = DEFAULT_FOLDER,
 ) -> dict[str, Method]:
     """Every method by name: ours, the set's saved outputs, and what the caller brings along."""
     inputs = [item.lq for item in dataset.items]
     return registry.joined(
-        registry.discover().values(),
+        registry.discover(weights=weights).values(),
         (
             precomputed.method(name, path, inputs, scale=dataset.scale or 4)
             for name, path in {**dataset.saved, **saved}.items()
@@ -419,6 +426,9 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=ADDRESS",
         help="a Space id or URL as a method; see baselines.remote",
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=DEFAULT_FOLDER, help="folder of the diffusion methods'"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -466,7 +476,8 @@ def main(arguments: list[str] | None = None) -> int:
         dataset = open_folder(options.dataset, name=options.name)
         sys.stderr.write(f"{describe(dataset)}\n")
         saved = {name: Path(path) for name, path in named(options.saved, "--saved").items()}
-        everything = available(dataset, saved, named(options.remote, "--remote"))
+        endpoints = named(options.remote, "--remote")
+        everything = available(dataset, saved, endpoints, weights=options.weights)
         methods = registry.choose(options.methods.split(","), everything)
         if options.limit is not None:
             dataset = replace(dataset, items=dataset.items[: options.limit])

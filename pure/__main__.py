@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--scale", type=int, default=4, choices=SCALES, help="default: 4")
     result.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     result.add_argument(
-        "--sampling", default="dynamic", help="dynamic, top1 or topk:K (default: dynamic)"
+        "--sampling", default="dynamic", help="dynamic[:K_MAX], top1 or topk:K (default: dynamic)"
     )
     result.add_argument(
         "--guidance",

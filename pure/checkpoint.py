@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pure.belief import TextTokenizer
-from pure.grammar import Grammar
+from pure.grammar import Grammar, GrammarError
 from pure.model import Transformer, TransformerConfig
 from pure.sampling import GUIDANCE_SCALE
 from pure.vocab import Vocab, VocabularyError
@@ -147,7 +147,13 @@ def load_tokenizers(folder: Path, *, device: torch.device | str = "cpu") -> Toke
             f"the vocabulary {len(vocab.codes)}"
         )
     text = _text(folder / "tokenizer.json", vocab)
-    return Tokenizers(names, Grammar(vocab, vq.factor), text, vq)
+    form = config_json.get("pure", {}).get("text_form")
+    try:
+        ids = None if form is None else [[names[name] for name in place] for place in form]
+        grammar = Grammar(vocab, vq.factor, ids)
+    except (KeyError, GrammarError) as error:
+        raise CheckpointError(f"{folder}: its text_form cannot be used: {error}") from error
+    return Tokenizers(names, grammar, text, vq)
 
 
 def find(path_or_id: str | Path) -> Path:

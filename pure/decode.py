@@ -184,7 +184,13 @@ class Conversation:
             label_only: stop after the first sentence.
         """
         self._check(given)
-        answer = Answer(self.grammar, self.grid, label_only=label_only, text_limit=self.text_limit)
+        answer = Answer(
+            self.grammar,
+            self.grid,
+            begun=given,
+            label_only=label_only,
+            text_limit=self.text_limit,
+        )
         for token in given:
             phase = answer.expected().phase
             answer.push(token)

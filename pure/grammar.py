@@ -78,12 +78,34 @@ class Grammar:
     Args:
         vocab: the token ids.
         factor: pixels along a code cell; a side token counts 32 px, so `32 // factor` cells.
+        form: the ids allowed at each place of the model's own text, for a model whose texts all
+            have one form and length; without it, any text.
+
+    Raises:
+        GrammarError: the form allows what is no text, or nothing.
     """
 
-    def __init__(self, vocab: Vocab, factor: int = 8) -> None:
+    def __init__(
+        self, vocab: Vocab, factor: int = 8, form: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.vocab = vocab
         self.cells = GRID_PIXELS // factor
         self.text_choices = torch.tensor(sorted([*vocab.text, vocab.begin_image]))
+        if form is not None and not all(set(ids) and set(ids) <= set(vocab.text) for ids in form):
+            raise GrammarError("a form allows some text ids at every place, and nothing else")
+        self.form = None if form is None else [torch.tensor(sorted(set(ids))) for ids in form]
+
+    def own_text(self, written: Sequence[int]) -> Tensor | None:
+        """What the model may write after a text that was begun; None if it is complete.
+
+        A text that does not begin as the form wants it, because a person wrote it, goes on freely.
+        """
+        form = self.form
+        if form is None or len(written) > len(form):
+            return self.text_choices
+        if not all(token in ids for token, ids in zip(written, form, strict=False)):
+            return self.text_choices
+        return form[len(written)] if len(written) < len(form) else None
 
     def check(self, grid: Grid) -> None:
         """Raise GrammarError unless the grid can be written with side tokens."""
@@ -151,6 +173,7 @@ class Answer:
         grid: the grid of the picture to come.
         text: ids of a text that is given (label, caption, both or nothing); None lets the
             model write its own.
+        begun: ids the model's own text begins with.
         label_only: end the model's own text after its first sentence, the label.
         text_limit: tokens after which the model's own text is ended.
         known: codes (rows, columns) already decided, -1 where the model decides.
@@ -162,6 +185,7 @@ class Answer:
         grid: Grid,
         *,
         text: Sequence[int] | None = None,
+        begun: Sequence[int] = (),
         label_only: bool = False,
         text_limit: int = 512,
         known: Tensor | None = None,
@@ -173,6 +197,7 @@ class Answer:
         self.grid = grid
         self.ids: list[int] = []
         self._given = None if text is None else list(text)
+        self._begun = list(begun)
         self._label_only = label_only
         self._limit = text_limit
         self._known = None if known is None else known.tolist()
@@ -202,8 +227,12 @@ class Answer:
         if self._given is not None:
             if n < len(self._given):
                 return Expected(phase, forced=self._given[n])
+        elif n < len(self._begun):
+            return Expected(phase, forced=self._begun[n])
         elif n < self._limit and not (self._label_only and self._labelled):
-            return Expected(phase, ids=self.grammar.text_choices)
+            choices = self.grammar.own_text(self.ids)
+            if choices is not None:
+                return Expected(phase, ids=choices)
         return Expected(Phase.BEGIN_IMAGE, forced=vocab.begin_image)
 
     def _expected_image(self, n: int) -> Expected:

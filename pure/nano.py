@@ -120,13 +120,18 @@ def token_names(words: Iterable[str], codes: int) -> dict[str, int]:
     """Name to id: controls, side tokens, codes, then text pieces, Chameleon's names throughout."""
     names = [*CONTROLS, *(grid_name(n) for n in range(1, LONGEST_SIDE + 1))]
     names += [code_name(code) for code in range(codes)]
+    vocabulary = _fixed_words() | {UNKNOWN_KIND, *COLOURS, *BRIGHTNESS, *TEXTURE}
+    vocabulary |= {single(w) for w in words}
+    names += [",", ";", ".", "▁", *sorted(f"▁{w}" for w in vocabulary)]
+    return {name: i for i, name in enumerate(names)}
+
+
+def _fixed_words() -> set[str]:
+    """Words of instruction, label and caption that say nothing of the photo."""
     form = FORM.format(kind="", word="", first="", second="", brightness="", texture="")
     fixed = f"{INSTRUCTION} {form} blur noise {' '.join(LEVELS)}"
     fixed += " ".join(["", *(level.capitalize() for level in LEVELS)])
-    vocabulary = {w.strip(",;.") for w in fixed.split()} - {""}
-    vocabulary |= {single(w) for w in words} | {UNKNOWN_KIND, *COLOURS, *BRIGHTNESS, *TEXTURE}
-    names += [",", ";", ".", "▁", *sorted(f"▁{w}" for w in vocabulary)]
-    return {name: i for i, name in enumerate(names)}
+    return {w.strip(",;.") for w in fixed.split()} - {""}
 
 
 def tokenizer(names: dict[str, int]) -> Tokenizer:
@@ -148,6 +153,35 @@ def text_lengths(text: TextTokenizer) -> tuple[int, int]:
     label = label_text("small", "small")
     first = len(text.answer(label))
     return first, len(text.answer(f"{label} {EXAMPLE}")) - first
+
+
+def text_form(names: dict[str, int]) -> list[list[str]]:
+    """Names of the tokens that may stand at each place of label and caption, in order.
+
+    PURE-nano's pointed heads look a fixed way back: a caption that lacks a word would make every
+    one of them miss.
+    """
+    other = {*_fixed_words(), *COLOURS, *BRIGHTNESS, *TEXTURE}
+    words = [name.removeprefix("▁") for name in names if name.startswith("▁") and len(name) > 1]
+    content_words = sorted(set(words) - other)
+    fields = [
+        [level.capitalize() for level in LEVELS],
+        list(LEVELS),
+        *[content_words] * 2,
+        *[list(COLOURS)] * 2,
+        list(BRIGHTNESS),
+        list(TEXTURE),
+    ]
+    gap = "?"  # in no vocabulary, so one unknown token
+    label = label_text("small", "small").replace("Small", gap).replace("small", gap)
+    caption = FORM.format(
+        **dict.fromkeys(("kind", "word", "first", "second"), gap), brightness=gap, texture=gap
+    )
+    tokens = tokenizer(names).encode(f"{label} {caption}", add_special_tokens=False).tokens
+    remaining = iter(fields)
+    return [
+        [f"▁{word}" for word in next(remaining)] if token == UNK else [token] for token in tokens
+    ]
 
 
 def pointers(text: tuple[int, int]) -> list[Pointer]:
@@ -183,7 +217,12 @@ def write_checkpoint(
 ) -> None:
     """Write a folder in the released format, with the VQ tokenizer beside the transformer."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"native_pixels": native_pixels, "text_limit": text_limit} | (notes or {})
+    settings = {
+        "native_pixels": native_pixels,
+        "text_limit": text_limit,
+        "text_form": text_form(names),
+    }
+    settings |= notes or {}
     content = {"model_type": "chameleon"} | asdict(config)
     content |= {"pure": settings, "vocabulary_map": names}
     (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
 
 from tests.imaging.hostile_files import HOSTILE
-from tests.ui.fake_methods import FakeShelf, by_name, fake, three
+from tests.ui.fake_methods import FakeShelf, by_name, fake, speaking, three
 from tests.ui.fake_pipeline import CAPTION, LABEL, FakePipeline
 from ui.boundary import Model
 from ui.compare_tab import Bench
@@ -226,7 +226,7 @@ def test_a_full_queue_is_refused(serve, photo):
 def test_compare_is_typed_and_documented(client):
     compare = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/compare"]
     parameters = {one["parameter_name"]: one for one in compare["parameters"]}
-    assert list(parameters) == ["image", "methods", "seed"]
+    assert list(parameters) == ["image", "methods", "seed", "settings"]
     assert "'plain', 'inverted', 'mirrored'" in parameters["methods"]["python_type"]["type"]
     assert "waiting, running, done or failed" in compare["description"]
 
@@ -245,6 +245,45 @@ def test_compare_streams_and_ends_with_pictures_and_cards(client, photo):
         assert (plain.format, plain.tobytes()) == ("PNG", large.tobytes())
         assert inverted.tobytes() == ImageOps.invert(large).tobytes()
     assert {name: card["seed"] for name, card in cards.items()} == {"plain": 3, "inverted": 3}
+
+
+def test_settings_are_taken_by_method(serve, photo):
+    methods = by_name(speaking(), fake("plain"))
+    client = connect(serve(FakePipeline(), methods))
+    given = {"speaking": {"steps": 20, "tags": "a cat"}}
+    client.predict(handle_file(str(photo)), [*methods], 0, given, api_name="/compare")
+    assert methods["speaking"].load("cpu").options == {"steps": 20, "tags": "a cat"}
+    client.predict(handle_file(str(photo)), methods=[*methods], api_name="/compare")
+    assert methods["speaking"].load("cpu").options is None
+    given = {"speaking": {"steps": 0}}
+    with pytest.raises(AppError, match="Steps is 1 to 100, not 0"):
+        client.predict(handle_file(str(photo)), [*methods], 0, given, api_name="/compare")
+
+
+def test_tiny_runs_the_whole_way_and_says_so(app, serve, photo, tmp_path, monkeypatch):
+    for package in ("diffusers", "timm"):
+        pytest.importorskip(package, reason="requirements-baselines.txt is not installed")
+    monkeypatch.setattr(app.tiny, "WRITERS", {"osediff": app.tiny.WRITERS["osediff"]})
+    bench = app.tiny_bench(tmp_path, Settings())
+    title = "OSEDiff (random weights, for testing)"
+    assert bench.methods["osediff"].title == title
+    client = connect(serve(FakePipeline(), bench.methods, bench._shelf))
+    progress, files, cards = client.predict(
+        handle_file(str(photo)), methods=["osediff"], api_name="/compare"
+    )
+    assert progress["osediff"] | {"seconds": 0} == {
+        "state": "done", "title": title, "seconds": 0, "problem": "",
+    }  # fmt: skip
+    assert cards["osediff"]["title"] == title
+    with Image.open(files[0]) as restored:
+        assert restored.size == (96, 64)
+
+
+def test_tiny_without_its_packages_says_how_to_get_them(app, monkeypatch, capsys):
+    monkeypatch.setattr(app, "_there", lambda package: package != "timm")
+    with pytest.raises(SystemExit):
+        app.main(["--tiny"])
+    assert "--tiny needs timm: pip install -r" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

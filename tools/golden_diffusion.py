@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from baselines import osediff, seesr, stablesr, tiny
+from baselines import diffbir, osediff, pasd, seesr, stablesr, tiny
 from imaging.convert import to_tensor
 
 SIZE = (40, 32)
 SEED = 7
+PASD_OPTIONS = pasd.PASDOptions(steps=3, short_side=1, prompt="sharp")
 PLACES = 24  # values that are kept of a tensor, evenly spread
 
 
@@ -36,10 +37,12 @@ def values(weights: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     one = osediff.load("cpu", weights=weights)
     many = seesr.load("cpu", weights=weights)
+    aware = pasd.load("cpu", weights=weights)
     options = seesr.SeeSROptions(steps=3, prompt="sharp")
     for name, restoration in (
         ("osediff", one.restore(lq, seed=SEED)),
         ("seesr", many.restore(lq, seed=SEED, options=options)),
+        ("pasd", aware.restore(lq, seed=SEED, options=PASD_OPTIONS)),
     ):
         result[name] = {
             "prompt": restoration.details["prompt"],
@@ -49,6 +52,10 @@ def values(weights: Path) -> dict[str, Any]:
     plain = stablesr.load("cpu", weights=weights)
     restoration = plain.restore(lq, seed=SEED, options=stablesr.StableSROptions(steps=3))
     result["stablesr"] = {"pixels": some(to_tensor(restoration.image))}
+    steered = diffbir.load("cpu", weights=weights)
+    chosen = diffbir.DiffBIROptions(steps=3, prompt="sharp")
+    restoration = steered.restore(lq, seed=SEED, options=chosen)
+    result["diffbir"] = {"pixels": some(to_tensor(restoration.image))}
     perceived = many.tagger(lq)
     result["tagger"] = {"tokens": some(perceived.tokens)}
     result["text"] = {"states": some(one.text(["a sky, a tree, ,"]))}

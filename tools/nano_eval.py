@@ -90,7 +90,8 @@ def cases(sampler: CropSampler, crops: int) -> list[Case]:
 
 def digest(checkpoint: Checkpoint) -> str:
     """Twelve hexadecimal digits that tell a checkpoint from one that restores otherwise."""
-    result = hashlib.sha256(str(checkpoint.guidance_scale).encode())
+    own = (checkpoint.guidance_scale, checkpoint.grammar.form)
+    result = hashlib.sha256(repr(own).encode())
     for network in (checkpoint.model, checkpoint.vq):
         for tensor in network.state_dict().values():
             result.update(tensor.cpu().float().numpy().tobytes())

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import gradio as gr
 from PIL import Image
 
-from baselines.base import MethodError, MethodUnavailableError
+from baselines.base import MethodError, MethodUnavailableError, SettingError
 from imaging.load import PhotoError
 from pure.belief import BeliefError
 from pure.checkpoint import RELEASED_ID, CheckpointError
@@ -41,6 +41,7 @@ VISITOR_ERRORS = (
     CheckpointError,
     MethodError,
     MethodUnavailableError,
+    SettingError,
     CompareError,
     DeskError,
     TokenError,

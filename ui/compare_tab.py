@@ -9,7 +9,7 @@ import html
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
@@ -18,11 +18,13 @@ import gradio as gr
 from PIL import Image
 
 from baselines.base import (
+    LONGEST_TEXT,
     Method,
     MethodUnavailableError,
     Restoration,
     Restorer,
     RunCard,
+    Setting,
     run,
 )
 from imaging.load import ACCEPTED, PhotoError, read_photo
@@ -52,6 +54,7 @@ FRAGMENT = "() => [window.location.hash]"
 TELL_STOPPED = """() => document.querySelector('#viewer .viewer')?.dispatchEvent(
   new CustomEvent('stopped', {detail: 'Stopped before it was finished.'}))"""
 
+Values = Mapping[str, object]  # of one method's settings, by their names
 State = Literal["waiting", "running", "done", "failed"]
 
 
@@ -95,12 +98,14 @@ class Job:
         path: the file that came in.
         image: what was read from it.
         methods: in the order they are shown and run.
+        values: of the methods' settings, by name of the method, where they are not the published.
     """
 
     path: Path
     image: Image.Image
     methods: tuple[Method, ...]
     seed: int = 0
+    values: Mapping[str, Values] = field(default_factory=dict)
 
 
 class Bench:
@@ -110,12 +115,17 @@ class Bench:
         self.methods, self._shelf = dict(methods), shelf
         self.restore = lease(self._restore, lambda *args: LEASE_SECONDS)
 
-    def _restore(self, method: Method, lq: Image.Image, seed: int) -> tuple[Restoration, RunCard]:
+    def _restore(
+        self, method: Method, lq: Image.Image, seed: int, values: Values
+    ) -> tuple[Restoration, RunCard]:
+        device = self._shelf.device
         with self._shelf.use(method) as restorer:
-            return run(method, restorer, lq, seed=seed, device=self._shelf.device)
+            return run(method, restorer, lq, seed=seed, device=device, values=values)
 
 
-def start(photo: str | None, names: Any, seed: Any, bench: Bench, limits: Settings) -> Job:
+def start(
+    photo: str | None, names: Any, seed: Any, bench: Bench, limits: Settings, values: Any = None
+) -> Job:
     """Read the photo, and see whether this demo takes on the photo and the methods.
 
     Args:
@@ -124,10 +134,12 @@ def start(photo: str | None, names: Any, seed: Any, bench: Bench, limits: Settin
         seed: likewise.
         bench: methods on offer.
         limits: what photos this demo takes on.
+        values: of settings, by names of methods and settings; likewise.
 
     Raises:
         PhotoError: there is no photo, it cannot be read, or it is too large here.
-        CompareError: methods or seed are not what they should be.
+        CompareError: methods, seed or settings are not what they should be.
+        SettingError: a setting cannot be this.
         MethodUnavailableError: a method cannot run here.
     """
     if not photo:
@@ -145,6 +157,12 @@ def start(photo: str | None, names: Any, seed: Any, bench: Bench, limits: Settin
         known = ", ".join(bench.methods)
         raise CompareError(f"There is no method called {unknown[0][:80]!r}; there are {known}.")
     methods = tuple(method for name, method in bench.methods.items() if name in chosen)
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
+        raise CompareError("settings are values by name, by names of methods")
+    if unknown := sorted(map(str, values.keys() - bench.methods.keys())):
+        raise CompareError(f"There are settings of {unknown[0][:80]!r}, which is no method.")
+    chosen_values = {m.name: m.chosen(values.get(m.name, {})) for m in methods}
     for method in methods:
         if reason := method.unavailable():
             raise MethodUnavailableError(reason)
@@ -152,7 +170,7 @@ def start(photo: str | None, names: Any, seed: Any, bench: Bench, limits: Settin
     image = read_photo(photo, max_bytes=limits.max_file_mb * 1_000_000)
     if problem := too_large(image.size, scale, limits):
         raise PhotoError(problem)
-    return Job(Path(photo), image, methods, int(seed))
+    return Job(Path(photo), image, methods, int(seed), chosen_values)
 
 
 def compare(bench: Bench, job: Job, folder: Path) -> Iterator[tuple[Entry, ...]]:
@@ -176,7 +194,9 @@ def compare(bench: Bench, job: Job, folder: Path) -> Iterator[tuple[Entry, ...]]
 
 def _finished(bench: Bench, method: Method, job: Job, folder: Path) -> Entry:
     try:
-        restoration, card = bench.restore(method, job.image, job.seed)
+        restoration, card = bench.restore(
+            method, job.image, job.seed, job.values.get(method.name, {})
+        )
         file = folder / f"{stem(job.path)}_{method.name}.png"
         restoration.image.save(file)
     except Exception as error:  # every error ends this method only, and is one a visitor may see
@@ -241,6 +261,39 @@ def status(entries: Sequence[Entry], *, stopped: bool = False) -> str:
         if entry.problem
     )
     return f'<p class="line">{html.escape(line)}</p>{problems}'
+
+
+def said(entries: Sequence[Entry]) -> str:
+    """What the methods that speak saw, and what they were told; nothing if none does."""
+    lines = []
+    for entry in entries:
+        if entry.card is None:
+            continue
+        parts = [("Saw", entry.card.text), ("Prompt", entry.card.details.get("prompt"))]
+        told = " ".join(
+            f"{label}: <q>{html.escape(str(text))}</q>." for label, text in parts if text
+        )
+        if told:
+            lines.append(f"<dt>{html.escape(entry.method.title)}</dt><dd>{told}</dd>")
+    return f'<div class="facts"><dl>{"".join(lines)}</dl></div>' if lines else ""
+
+
+def about(method: Method) -> str:
+    """A method's card: what it is, on which terms, and how it is run as published."""
+    memory = f"about {method.memory_bytes / 2**30:.1f} GiB" if method.memory_bytes else ""
+    facts = (
+        ("Licence", method.licence),
+        ("Source", method.source),
+        ("Published settings", method.paper_settings),
+        ("Steps", "" if method.steps is None else str(method.steps)),
+        ("Prompt", method.prompt or ""),
+        ("Before", method.preprocessing),
+        ("After", method.postprocessing),
+        ("Memory", memory),
+        ("Not available here", method.unavailable() or ""),
+    )
+    lines = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts if v)
+    return f'<div class="facts"><dl>{lines}</dl></div>'
 
 
 def unavailable(methods: Mapping[str, Method]) -> str:
@@ -341,15 +394,43 @@ def _lay_out(bench: Bench, limits: Settings, scenes: Mapping[str, Scene]) -> dic
                 ui["stop"] = gr.Button("Stop", interactive=False, elem_id="compare-stop")
             ui["queue"] = gr.HTML("", elem_id="compare-queue")
             gr.HTML(unavailable(bench.methods))
+    ui["settings"] = _lay_out_cards(bench.methods)
     ui["status"] = gr.HTML(
         "",
         elem_id="compare-status",
         js_on_load="element.setAttribute('aria-live', 'polite');",
     )
     ui["viewer"] = viewer(first, elem_id="viewer")
+    ui["said"] = gr.HTML("", elem_id="compare-said")
     if scenes:
         gr.HTML(f'<p class="note">{credits()}</p>')
     return ui
+
+
+def _lay_out_cards(methods: Mapping[str, Method]) -> dict[tuple[str, str], Any]:
+    """A card for each method, with its settings if it can run; these by method and setting."""
+    found: dict[tuple[str, str], Any] = {}
+    main, _ = offered(methods)
+    with gr.Accordion("Settings and licences of the methods", open=False, elem_id="cards"):
+        for method in methods.values():
+            if method.variant_of is not None:
+                continue
+            with gr.Accordion(method.title, open=False, elem_id=f"card-{method.name}"):
+                gr.HTML(about(method))
+                if method in main:
+                    for setting in method.settings:
+                        found[method.name, setting.name] = _control(setting)
+    return found
+
+
+def _control(setting: Setting) -> Any:  # Any: a component
+    named: dict[str, Any] = {"label": setting.label, "info": setting.info or None}
+    if isinstance(setting.default, int | float):
+        limits: dict[str, Any] = {"minimum": setting.lowest, "maximum": setting.highest}
+        return gr.Slider(value=setting.default, step=setting.step, **limits, **named)
+    if setting.choices:
+        return gr.Radio([*setting.choices], value=setting.default, **named)
+    return gr.Textbox(setting.default or "", max_length=LONGEST_TEXT, **named)
 
 
 def _wire(
@@ -363,11 +444,15 @@ def _wire(
     # Raw values, see `ui.restore_tab`: the photo is read in one tested place.
     private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
     quick: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
-    request = [ui["photo"], ui["methods"], ui["variants"], ui["seed"]]
+    controls = ui["settings"]
+    request = [ui["photo"], ui["methods"], ui["variants"], ui["seed"], *controls.values()]
 
-    def job(photo: Any, methods: Any, variants: Any, seed: Any) -> Job:
+    def job(photo: Any, methods: Any, variants: Any, seed: Any, *settings: Any) -> Job:
         names = [*methods, *(variants or [])] if isinstance(methods, list) else methods
-        return start(uploaded(photo), names, seed, bench, limits)
+        values: dict[str, dict[str, Any]] = {}
+        for (method, setting), value in zip(controls, settings, strict=True):
+            values.setdefault(method, {})[setting] = value
+        return start(uploaded(photo), names, seed, bench, limits, values)
 
     def at_work(running: bool) -> dict[Any, Any]:
         return {
@@ -390,10 +475,11 @@ def _wire(
                 yield at_work(True) | {
                     ui["viewer"]: payload(scene(asked, entries, key)),
                     ui["status"]: status(entries),
+                    ui["said"]: said(entries),
                 }
             yield at_work(False) | {ui["status"]: status(entries)}
 
-    parts = [ui["compare"], ui["stop"], ui["viewer"], ui["status"]]
+    parts = [ui["compare"], ui["stop"], ui["viewer"], ui["status"], ui["said"]]
     begun = ui["compare"].click(
         guarded(checked),
         request,
@@ -425,9 +511,9 @@ def _wire(
         return
 
     def chosen(key: Any) -> Any:
-        return payload(scenes[key]) if key in scenes else gr.skip()
+        return (payload(scenes[key]), "") if key in scenes else (gr.skip(), gr.skip())
 
-    ui["scene"].input(guarded(chosen), [ui["scene"]], [ui["viewer"]], **quick)
+    ui["scene"].input(guarded(chosen), [ui["scene"]], [ui["viewer"], ui["said"]], **quick)
     fragment = gr.Textbox(visible=False)
 
     def opened(fragment: Any) -> tuple[Any, ...]:
@@ -450,22 +536,25 @@ def _endpoint(bench: Bench, limits: Settings) -> None:
             label=f"Names of methods, 1 to {MOST_METHODS}",
         )
         seed = gr.Number(0, label="Seed, the same for every method", precision=0)
+        settings = gr.JSON(
+            {}, label='Settings by method, where not the published: {"seesr": {"steps": 20}}'
+        )
         progress = gr.JSON(label="Progress by method: state, title, seconds, problem")
         files = gr.Files(label="Restored pictures so far, PNG")
         cards = gr.JSON(label="Run cards by method")
         trigger = gr.Button()
 
     def compared(
-        image: str | None, methods: list[str], seed: int
+        image: str | None, methods: list[str], seed: int, settings: Any
     ) -> Iterator[tuple[dict[str, Any], list[str], dict[str, Any]]]:
         with TemporaryDirectory() as folder:
-            asked = start(image, methods, seed, bench, limits)
+            asked = start(image, methods, seed, bench, limits, settings)
             for entries in compare(bench, asked, Path(folder)):
                 yield plain(entries)
 
     trigger.click(
         guarded(compared),
-        [image, names, seed],
+        [image, names, seed, settings],
         [progress, files, cards],
         api_name="compare",
         api_description=ABOUT_COMPARE,

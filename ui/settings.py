@@ -8,6 +8,8 @@
 | `PURE_QUEUE` | 20 | visitors that may wait |
 | `PURE_MAX_FILE_MB` | 20 | largest file accepted |
 | `PURE_RESULTS` | results | folder of `evaluation.runner` whose numbers are shown |
+| `WEIGHTS_DIR` | baselines/weights | weights of the diffusion methods, see docs/methods.md |
+| `PURE_OFFLOAD` | 0 | 1: their networks wait on the CPU, for cards of half the memory |
 | `PURE_METHODS_GIB` | 6 (CPU), 40 (GPU) | memory for the methods that are compared |
 | `STUDY` | examples/study/demo.json | the study that people take part in |
 | `STUDY_STORE` | the study's name, .sqlite | file or PostgreSQL URL of the votes |
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from baselines.diffusion.sources import DEFAULT_FOLDER
 from pure.checkpoint import RELEASED_ID
 from study.room import StudyPlace
 
@@ -56,6 +59,8 @@ class Settings:
         queue_size: visitors that may wait for the model.
         max_file_mb: largest file, in millions of bytes.
         results: folder of measured results, which need not exist.
+        weights: folder of the diffusion methods' weights.
+        offload: whether their networks wait on the CPU until they are needed.
         methods_gib: memory that the loaded methods of a comparison may take together.
         study: the study, and where its votes are kept.
     """
@@ -67,6 +72,8 @@ class Settings:
     max_file_mb: int = 20
     methods_gib: int = CPU_GIB
     results: Path = Path("results")
+    weights: Path = DEFAULT_FOLDER
+    offload: bool = False
     study: StudyPlace = DEMO
 
     @classmethod
@@ -93,6 +100,8 @@ class Settings:
             methods_gib=_whole(
                 variables, "PURE_METHODS_GIB", GPU_GIB if device.startswith("cuda") else CPU_GIB
             ),
+            weights=Path(variables.get("WEIGHTS_DIR", "").strip() or cls.weights),
+            offload=_switch(variables, "PURE_OFFLOAD"),
             results=Path(variables.get("PURE_RESULTS", "").strip() or cls.results),
             study=StudyPlace(
                 Path(variables.get("STUDY", "").strip() or STUDY),
@@ -113,6 +122,13 @@ def _gib() -> float:
     if not torch.cuda.is_available():
         return 0.0
     return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
+def _switch(variables: Mapping[str, str], name: str) -> bool:
+    text = variables.get(name, "").strip()
+    if text not in ("", "0", "1"):
+        raise SettingsError(f"{name} is 0 or 1, not {text!r}")
+    return text == "1"
 
 
 def _whole(variables: Mapping[str, str], name: str, default: int) -> int:

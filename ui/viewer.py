@@ -10,6 +10,7 @@ anew without a name and without metadata, so that nothing in the page says which
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import gradio as gr
@@ -216,14 +217,20 @@ def _file(picture: Picture) -> dict[str, Any] | None:
     """A copy in Gradio's cache, which it serves and clears; None if there is no picture."""
     if picture.source is None:
         return None
-    cache = get_upload_folder()
     if isinstance(picture.source, Path) and picture.name is not None:
-        path = processing_utils.save_file_to_cache(picture.source, cache)
+        path = _cached(picture.source)
     else:
-        path = processing_utils.save_pil_to_cache(
-            pixels(picture.source), cache, name="picture", format="png"
-        )
+        # Not `save_pil_to_cache`, which empties and refills a file that may be on its way to a
+        # page: the same picture comes again with every method that finishes.
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "picture.png"
+            pixels(picture.source).save(file)
+            path = _cached(file)
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def _cached(file: Path) -> str:
+    return processing_utils.save_file_to_cache(file, get_upload_folder())
 
 
 def letter(index: int) -> str:

@@ -1,7 +1,7 @@
 """What happens to pixels around a network: enlarged before; colours and promised size after.
 
-Both methods of Wu et al. do it alike: enlarge until the short side is the network's own, then
-round both sides to whole latent cells by resizing, not by cropping.
+All enlarge until the short side is what their networks want, then round both sides to whole latent
+cells by resizing, not by cropping; SeeSR and OSEDiff alike, PASD in another order.
 """
 
 from typing import Literal
@@ -37,6 +37,29 @@ def enlarge(lq: Image.Image, *, native: int, scale: int, rounding: Image.Resampl
     large = resize(lq, (lq.width * scale, lq.height * scale))
     cells = (large.width // CELL * CELL, large.height // CELL * CELL)
     return large if cells == large.size else resize(large, cells, resample=rounding)
+
+
+def enlarge_to(lq: Image.Image, *, shortest: int, scale: int) -> Image.Image:
+    """The input at the size PASD's networks work at.
+
+    Enlarged by `scale`, bicubic; then to `shortest` on the short side if that is less, bilinear;
+    then each side rounded down to a multiple of 8, bicubic.
+
+    Source: the test script of PASD.
+
+    Args:
+        lq: RGB.
+        shortest: short side in pixels, at least.
+        scale: how many times larger the result is to be.
+    """
+    large = resize(lq, (lq.width * scale, lq.height * scale))
+    short = min(large.size)
+    if short < shortest:
+        # the long side as torchvision counts it, rounded down
+        width, height = (shortest * side // short for side in large.size)
+        large = resize(large, (width, height), resample=Image.Resampling.BILINEAR)
+    cells = (large.width // CELL * CELL, large.height // CELL * CELL)
+    return large if cells == large.size else resize(large, cells)
 
 
 def promised(restored: Image.Image, lq: Image.Image, *, scale: int) -> Image.Image:

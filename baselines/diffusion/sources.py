@@ -139,6 +139,16 @@ SD2_BASE = Part(
         Hub("Manojb/stable-diffusion-2-base"),
     ),
 )
+SD15_BASE = Part(
+    "stable-diffusion-v1-5",
+    "Stable Diffusion 1.5, without its U-Net",
+    (*_VAE, *_TEXT, *_SCHEDULER),
+    0.83,
+    "CreativeML OpenRAIL-M",
+    _RAIL_USE,
+    # Runway's own repository is no longer there; this one is kept in its place
+    hubs=(Hub("stable-diffusion-v1-5/stable-diffusion-v1-5"),),
+)
 RAM = Part(
     "ram",
     "RAM, the tagger",

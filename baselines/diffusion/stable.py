@@ -1,4 +1,4 @@
-"""The parts of Stable Diffusion 2 the methods build on: VAE, text encoder, noise schedule.
+"""The parts of Stable Diffusion the methods build on: VAE, text encoder, noise schedule.
 
 Built from the configurations beside the weights, never from a hub.
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,21 +69,26 @@ class VAE:
         """A draw from the posterior of pictures (B, 3, H, W) in [0, 1]: scaled latents, float32."""
         return self.encode_signed(2 * image - 1, noise)
 
-    def encode_signed(self, image: Tensor, noise: torch.Generator) -> Tensor:
-        """The same of pictures in [-1, 1], for methods that compute there.
+    def encode_signed(self, image: Tensor, noise: torch.Generator | None) -> Tensor:
+        """The same of pictures in [-1, 1], for methods that compute there; its mean without noise.
 
         Where colours are flat, normalisation would blow up the rounding of a way there and back.
         """
         weight = next(self.module.parameters())
         posterior = self.module.encode(image.to(weight.device, weight.dtype)).latent_dist
-        mean, std = posterior.mean.float(), posterior.std.float()
-        return (mean + std * draw(mean.shape, noise, mean.device)) * self.scaling
+        drawn = posterior.mean.float()
+        if noise is not None:
+            drawn = drawn + posterior.std.float() * draw(drawn.shape, noise, drawn.device)
+        return drawn * self.scaling
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1], float32, of scaled latents."""
+        return (self.decode_signed(latents) / 2 + 0.5).clamp(0, 1)
+
+    def decode_signed(self, latents: Tensor) -> Tensor:
+        """The same about [-1, 1], not clamped."""
         dtype = next(self.module.parameters()).dtype
-        pictures = self.module.decode((latents / self.scaling).to(dtype)).sample.float()
-        return (pictures / 2 + 0.5).clamp(0, 1)
+        return self.module.decode((latents / self.scaling).to(dtype)).sample.float()
 
 
 def vae_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,15 +169,17 @@ class TextEncoder:
         return self.module(ids.to(device)).last_hidden_state
 
 
-def load_schedule(base: Path) -> Any:  # Any: a DDPMScheduler, and diffusers is optional
-    """The DDPM schedule with the settings of a Stable Diffusion folder."""
-    from diffusers import DDPMScheduler
+def load_schedule(
+    base: Path, kind: Literal["DDPMScheduler", "UniPCMultistepScheduler"] = "DDPMScheduler"
+) -> Any:  # Any: a scheduler, and diffusers is optional
+    """A schedule of diffusers with the settings of a Stable Diffusion folder."""
+    import diffusers
 
     config = read_json(base / "scheduler" / "scheduler_config.json")
     known = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"}
     known |= {"variance_type", "clip_sample", "prediction_type", "steps_offset"}
     known |= {"timestep_spacing", "rescale_betas_zero_snr"}
-    return DDPMScheduler.from_config({k: v for k, v in config.items() if k in known})
+    return getattr(diffusers, kind).from_config({k: v for k, v in config.items() if k in known})
 
 
 def draw(shape: Iterable[int], noise: torch.Generator, device: torch.device | str) -> Tensor:

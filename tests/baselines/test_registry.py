@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from baselines import registry
+from baselines.diffusion.sources import RANDOM_MARK
 from evaluation import report, scores
 from evaluation.datasets import open_folder
 from evaluation.metrics import table
-from evaluation.runner import run_all
+from evaluation.runner import RunnerError, run_all
 
 PLUGIN = '''
 """Mirror: a method in one file."""
@@ -86,3 +87,42 @@ def test_two_methods_of_one_name_are_refused(package):
         (folder / f"{file}.py").write_text(PLUGIN)
     with pytest.raises(ValueError, match="two methods are called 'mirror'"):
         registry.discover(name)
+
+
+def test_random_weights_are_marked_wherever_the_method_is_named(tmp_path):
+    plain = registry.discover(weights=tmp_path)["osediff"]
+    assert (plain.title, plain.random) == ("OSEDiff", False)
+    assert str(tmp_path) in plain.missing()
+    (tmp_path / RANDOM_MARK).touch()
+    methods = registry.discover(weights=tmp_path)
+    marked = methods["osediff"]
+    assert marked.title == "OSEDiff (random weights, for testing)"
+    assert marked.random
+    assert marked.parameters is None
+    assert methods["bicubic"].title == "Bicubic"
+
+
+def test_pictures_of_random_weights_are_never_results(tmp_path):
+    (tmp_path / RANDOM_MARK).touch()
+    marked = registry.discover(weights=tmp_path)["osediff"]
+    pairs = tmp_path / "pairs"
+    (pairs / "lq").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(pairs / "lq" / "a.png")
+    with pytest.raises(RunnerError, match="no results"):
+        run_all(open_folder(pairs), [marked], tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_networks_may_wait_on_the_cpu(package):
+    name, folder = package
+    (folder / "waits.py").write_text(
+        PLUGIN
+        + "PARTS = ()\n"
+        + "def method(weights):\n"
+        + "    from dataclasses import replace\n"
+        + "    load = lambda device, offload=False: (device, offload)\n"
+        + "    return replace(METHOD, load=load, memory_bytes=10)\n"
+    )
+    resident, waiting = (registry.discover(name, offload=offload)["mirror"] for offload in (0, 1))
+    assert (resident.load("cuda"), resident.memory_bytes) == (("cuda", False), 10)
+    assert (waiting.load("cuda"), waiting.memory_bytes) == (("cuda", True), 5)

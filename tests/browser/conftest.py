@@ -47,8 +47,10 @@ def methods():
 
 
 @pytest.fixture
-def address(checkpoint_folder, pipeline, methods, monkeypatch):
+def address(checkpoint_folder, pipeline, methods, monkeypatch, tmp_path):
     """Of the app around that pipeline and those methods."""
+    # of its own: an app that ends deletes its files, whose names come from their contents
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setenv("PURE_CHECKPOINT", str(checkpoint_folder))
     monkeypatch.setenv("PURE_DEVICE", "cpu")
     sys.modules.pop("app", None)

@@ -1,6 +1,7 @@
 """A participant's way through the Study tab in a real browser, by keyboard alone."""
 
 import importlib
+import itertools
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -22,10 +23,12 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 # Names, sizes, headings, contrast of what is visible in the study; what is wrong, in words.
 FAULTS = """() => {
   const root = document.querySelector('.study'), faults = [];
-  const visible = (node) => node.checkVisibility({visibilityProperty: true}) && node.getClientRects().length;
+  const visible = (node) => node.checkVisibility({visibilityProperty: true})
+    && node.getClientRects().length;
   const name = (node) => (node.getAttribute('aria-label') || node.labels?.[0]?.textContent
     || node.textContent || '').trim();
-  for (const node of root.querySelectorAll('button, input, select, progress, [role=img], [tabindex="0"]')) {
+  const wanted = 'button, input, select, progress, [role=img], [tabindex="0"]';
+  for (const node of root.querySelectorAll(wanted)) {
     if (!visible(node)) continue;
     if (!name(node)) faults.push('no name: ' + node.outerHTML.slice(0, 90));
     const box = (node.labels?.[0] || node).getBoundingClientRect();
@@ -33,8 +36,9 @@ FAULTS = """() => {
       faults.push('small: ' + name(node) + ' ' + box.width + ' × ' + box.height);
     }
   }
-  if (!root.getAttribute('aria-label') || !root.querySelector('h2')) faults.push('no region or heading');
-  const groups = new Set([...root.querySelectorAll('input[type=radio]')].map((r) => r.form && r.name));
+  if (!root.getAttribute('aria-label') || !root.querySelector('h2')) faults.push('no region');
+  const radios = [...root.querySelectorAll('input[type=radio]')];
+  const groups = new Set(radios.map((r) => r.form && r.name));
   if (groups.size > 1) faults.push('radios of several groups');
   const parse = (text) => {
     const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
@@ -42,7 +46,8 @@ FAULTS = """() => {
     return [r * scale, g * scale, b * scale, a];
   };
   const light = (colour) => {
-    const [r, g, b] = colour.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = colour.map((v) => linear(v / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = (node) => {
@@ -55,10 +60,11 @@ FAULTS = """() => {
   const walk = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
     const node = walk.currentNode.parentElement;
-    if (!walk.currentNode.textContent.trim() || !visible(node) || node.closest('.unseen, .said, .note')) continue;
+    const text = walk.currentNode.textContent.trim();
+    if (!text || !visible(node) || node.closest('.unseen, .said, .note')) continue;
     const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) faults.push('contrast ' + ratio.toFixed(2) + ': ' + node.textContent.slice(0, 40));
+    if (ratio < 4.5) faults.push('contrast ' + ratio.toFixed(2) + ': ' + text.slice(0, 40));
   }
   if (document.documentElement.scrollWidth > innerWidth) faults.push('wider than the window');
   return faults;
@@ -243,7 +249,7 @@ def test_the_focus_goes_the_way_the_eye_does_and_is_always_visible(picks, visit)
     assert any(name.startswith("Pictures:") for name in names)
     assert names[-3:] == ["Confirm", "Stop for now", "Withdraw"]
     assert all(place["ring"] for place in places), names
-    for one, two in zip(places, places[1:], strict=False):
+    for one, two in itertools.pairwise(places):
         assert two["bottom"] > one["top"], (one, two)  # never back up
 
 
@@ -356,7 +362,8 @@ def test_time_in_another_tab_does_not_count(picks, visit):
     shown(page)
     page.keyboard.press("1")
     page.evaluate(
-        "Object.defineProperty(document, 'visibilityState', {get: () => 'hidden', configurable: true})"
+        "Object.defineProperty(document, 'visibilityState',"
+        " {get: () => 'hidden', configurable: true})"
     )
     hidden = page.inner_text(".study .confirm")
     page.wait_for_timeout(600)

@@ -118,13 +118,15 @@ def test_the_ceiling_is_shown_apart_and_never_the_best(folder):
     assert not any(row[0] == "VQ" for row in report.costs(summary).rows)
 
 
-PURE = {"checkpoint": "nano", "sampling": "dynamic", "guidance_scale": 0.8, "k_max": 2000}
+PURE = {"checkpoint": "nano", "sampling": "dynamic", "guidance_scale": 2.5, "k_max": 2000}
 
 
 def test_guidance_is_shown_in_the_layout_of_table_5(folder):
     assert report.guidance(summarise(folder)) is None
     add(folder, "p", {"psnr_y": [1, 2, 3]}, details={**PURE, "guidance": "full"})
     add(folder, "q", {"psnr_y": [4, 5, 6]}, details={**PURE, "guidance": "none"})
+    own = {**PURE, "guidance": "full", "guidance_scale": 1.0}  # differs in more than the text
+    add(folder, "r", {"psnr_y": [7, 8, 9]}, details=own)
     table = report.guidance(summarise(folder))
     assert [row[:4] for row in table.rows] == [
         ("nano", "yes", "yes", "2.00"),

@@ -186,6 +186,47 @@ def test_the_own_text_may_use_text_and_begin_image_and_nothing_else(grammar, voc
     assert expected.ids.tolist() == sorted([*vocab.text, vocab.begin_image])
 
 
+def formed(vocab, begun=()):
+    """An answer whose text is one of two words, then another."""
+    one, two, three = vocab.text[:3]
+    return Answer(Grammar(vocab, form=[[one, two], [three]]), Grid(4, 4), begun=begun)
+
+
+def test_a_form_says_what_stands_at_each_place_and_where_the_text_ends(vocab):
+    one, two, three = vocab.text[:3]
+    answer = formed(vocab)
+    assert answer.expected().ids.tolist() == sorted([one, two])
+    answer.push(two)
+    assert answer.expected().ids.tolist() == [three]
+    with pytest.raises(GrammarError):
+        answer.push(one)
+    answer.push(three)
+    assert answer.expected().forced == vocab.begin_image
+
+
+def test_a_text_that_begins_as_the_form_wants_goes_on_so(vocab):
+    one, _, three = vocab.text[:3]
+    answer = formed(vocab, begun=[one])
+    assert answer.expected().forced == one
+    answer.push(one)
+    assert answer.expected().ids.tolist() == [three]
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_text_that_begins_otherwise_goes_on_freely(vocab, places):
+    begun = [vocab.text[3]] * places
+    answer = formed(vocab, begun=begun)
+    for token in begun:
+        answer.push(token)
+    assert answer.expected().ids.tolist() == sorted([*vocab.text, vocab.begin_image])
+
+
+@pytest.mark.parametrize("place", ["nothing", "a code"])
+def test_a_form_allows_text_only(vocab, place):
+    with pytest.raises(GrammarError, match="allows some text ids at every place"):
+        Grammar(vocab, form=[[] if place == "nothing" else [vocab.codes[0]]])
+
+
 @given(st.integers(0, 10**6), st.integers(0, 2**16 - 1))
 def test_known_codes_are_forced_and_kept(grammar, seed, mask):
     codes = random_codes(Grid(4, 4), seed)

@@ -1,4 +1,5 @@
 import itertools
+import json
 from dataclasses import replace
 from typing import get_args
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from imaging.degrade import Level
 from pure import nano
 from pure.belief import INSTRUCTION, LEVELS, BeliefError, TextTokenizer, label_text
-from pure.checkpoint import load
+from pure.checkpoint import CheckpointError, load
 from pure.data import Photo
 from pure.grammar import Phase
 from pure.model import Transformer, TransformerConfig
@@ -267,6 +268,32 @@ def test_a_label_ends_where_the_grammar_ends_it(written, text):
         assert answer.expected().phase is Phase.LABEL
         answer.push(token)
     assert answer.expected().phase is Phase.BEGIN_IMAGE
+
+
+def test_the_models_own_text_has_the_length_its_heads_expect(written, names, text):
+    form = load(written[0]).grammar.form
+    assert len(form) == sum(nano.text_lengths(text))
+    some, known = photo("animal", "koala", "grass"), frozenset({"animal", "koala", "grass"})
+    for blur, noise in (("small", "large"), ("medium", "small")):
+        label = label_text(blur, noise)
+        ids = text.answer(f"{label} {nano.caption(some, plain(20, 200, 40), known)}")
+        assert all(i in place for i, place in zip(ids, form, strict=True))
+
+
+def test_the_form_lets_no_attribute_stand_for_a_content_word(names):
+    form = nano.text_form(names)
+    words = [place for place in form if "▁koala" in place]
+    assert len(words) == 2
+    assert not {"▁dark", "▁grey", "▁photo", "▁Small"} & set(words[0])
+
+
+def test_a_form_of_unknown_tokens_is_refused(written):
+    path = written[0] / "config.json"
+    config = json.loads(path.read_text())
+    config["pure"]["text_form"] = [["▁nothing-like-it"]]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="text_form cannot be used"):
+        load(written[0])
 
 
 def test_a_kind_training_never_saw_is_called_a_scene():

@@ -78,7 +78,10 @@ def test_a_restoration_is_made_once_by_the_same_checkpoint(tmp_path):
     class Pipeline:
         calls = 0
         checkpoint = SimpleNamespace(
-            model=torch.nn.Linear(2, 2), vq=torch.nn.Linear(2, 2), guidance_scale=0.8
+            model=torch.nn.Linear(2, 2),
+            vq=torch.nn.Linear(2, 2),
+            guidance_scale=0.8,
+            grammar=SimpleNamespace(form=None),
         )
 
         def restore(self, lq, settings):

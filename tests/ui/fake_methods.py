@@ -3,10 +3,11 @@
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from baselines.base import Method, Restoration
+from baselines.base import Method, Restoration, Setting
 
 SCALE = 2
 
@@ -14,18 +15,22 @@ SCALE = 2
 class Fake:
     """Enlarges by nearest, then changes colours as told; may take its time, or fail."""
 
+    text, details = None, {}
+
     def __init__(self, name, change=None, *, pause=0.0, error=None):
         self.name, self.change, self.pause, self.error = name, change, pause, error
         self.runs = 0
 
-    def restore(self, lq, *, seed=0):
+    def restore(self, lq, *, seed=0, options=None):
         self.runs += 1
+        self.options = options
         time.sleep(self.pause)
         if self.error is not None:
             raise self.error
         size = (lq.width * SCALE, lq.height * SCALE)
         image = lq.resize(size, Image.Resampling.NEAREST)
-        return Restoration(self.change(image) if self.change else image, self.name, seed, 0.25)
+        image = self.change(image) if self.change else image
+        return Restoration(image, self.name, seed, 0.25, self.text, self.details)
 
 
 def fake(name, change=None, *, reason=None, variant_of=None, parameters=None, **how) -> Method:
@@ -41,6 +46,28 @@ def fake(name, change=None, *, reason=None, variant_of=None, parameters=None, **
         parameters=parameters,
         variant_of=variant_of,
     )
+
+
+def speaking(name="speaking", **changes) -> Method:
+    """A method that says what it saw, and has settings of each kind."""
+    restorer = Fake(name)
+    restorer.text, restorer.details = "a <b>dog</b>", {"prompt": "a <b>dog</b>, sharp"}
+    card = Method(
+        name,
+        f"The {name}",
+        "other",
+        SCALE,
+        lambda device: restorer,
+        licence="Free <for> all",
+        source="Somebody, 2024",
+        settings=(
+            Setting("tags", "Tags", None),
+            Setting("steps", "Steps", 50, lowest=1, highest=100, step=1),
+            Setting("colours", "Colours", "adain", choices=("adain", "none")),
+        ),
+        options=dict,
+    )
+    return replace(card, **changes)
 
 
 def by_name(*methods: Method) -> dict[str, Method]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import pytest
 from PIL import Image, PngImagePlugin
 
 from study.design import write_study
@@ -49,7 +50,16 @@ def room_of(file: Path) -> Room:
 
 
 def launch(app, room: Room):
-    """The whole app around a study, at a free port: (page, address)."""
+    """The whole app around a study, at a free port: (page, address).
+
+    It keeps its files to itself: an app that ends deletes those of others under the same name.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(room._place.study_file.parent / "gradio"))
+        return _launch(app, room)
+
+
+def _launch(app, room: Room):
     page = app.compose(Model(FakePipeline()), Bench(three(), FakeShelf()), Settings(), room)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

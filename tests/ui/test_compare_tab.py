@@ -1,3 +1,4 @@
+import html
 import math
 
 import gradio as gr
@@ -5,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from baselines.base import MethodError, MethodUnavailableError
+from baselines import registry
+from baselines.base import MethodError, MethodUnavailableError, SettingError
 from imaging.load import PhotoError
-from tests.ui.fake_methods import SCALE, FakeShelf, by_name, fake, three
+from tests.ui.fake_methods import SCALE, FakeShelf, by_name, fake, speaking, three
 from ui import compare_tab
 from ui.compare_tab import Bench, CompareError, Entry, asked_for, compare, plain, start
 from ui.settings import Settings
@@ -178,7 +180,61 @@ def test_these_errors_are_shown_as_they_are():
         assert "broke" not in str(shown(error).message)
 
 
+# Settings
+
+
+def set_to(photo, bench, values):
+    return start(str(photo), [*bench.methods], 0, bench, Settings(), values)
+
+
+def test_settings_reach_the_method_they_are_of(photo, tmp_path):
+    bench = Bench(by_name(speaking("one"), speaking("two"), fake("plain")), FakeShelf())
+    asked = set_to(photo, bench, {"one": {"steps": 20, "colours": "adain"}, "two": {"tags": ""}})
+    assert [entry.state for entry in list(compare(bench, asked, tmp_path))[-1]] == ["done"] * 3
+    given = {name: method.load("cpu").options for name, method in bench.methods.items()}
+    assert given == {"one": {"steps": 20}, "two": None, "plain": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ([], CompareError, "values by name"),
+        ({"speaking": 3}, CompareError, "values by name"),
+        ({"<b>": {}}, CompareError, "settings of '<b>', which is no method"),
+        ({"speaking": {"steps": 0}}, SettingError, "Steps is 1 to 100"),
+        ({"speaking": {"stepz": 5}}, SettingError, "no setting 'stepz'"),
+    ],
+)
+def test_wrong_settings_are_named(photo, values, error, said):
+    with pytest.raises(error, match=said):
+        set_to(photo, Bench(by_name(speaking()), FakeShelf()), values)
+
+
 # What is shown
+
+
+def test_what_a_method_saw_and_was_told_is_shown(photo, tmp_path):
+    bench = Bench(by_name(speaking(), fake("plain")), FakeShelf())
+    entries = list(compare(bench, ask(photo, bench, bench.methods), tmp_path))[-1]
+    text = compare_tab.said(entries)
+    assert "<dt>The speaking</dt>" in text
+    assert "Saw: <q>a &lt;b&gt;dog&lt;/b&gt;</q>." in text
+    assert "Prompt: <q>a &lt;b&gt;dog&lt;/b&gt;, sharp</q>." in text
+    assert "plain" not in text
+    assert compare_tab.said(entries[1:]) == ""
+
+
+def test_a_card_shows_licence_and_source_of_a_method_that_cannot_run_too():
+    text = compare_tab.about(speaking(missing=lambda: "Speaking needs a file."))
+    assert "<dt>Licence</dt><dd>Free &lt;for&gt; all</dd>" in text
+    assert "<dt>Source</dt><dd>Somebody, 2024</dd>" in text
+    assert "Speaking needs a file." in text
+    assert "Prompt" not in text
+
+
+def test_every_method_of_ours_has_a_card_with_its_licence():
+    for method in registry.discover().values():
+        assert f"<dt>Licence</dt><dd>{html.escape(method.licence)}" in compare_tab.about(method)
 
 
 def test_a_scene_has_the_photo_first_and_a_place_for_every_method(photo, bench, tmp_path):

@@ -1,5 +1,7 @@
 """The environment as settings."""
 
+from pathlib import Path
+
 import pytest
 
 from pure.checkpoint import RELEASED_ID
@@ -47,8 +49,19 @@ def test_every_variable_arrives(gpu):
         "PURE_QUEUE": "3",
         "PURE_MAX_FILE_MB": "5",
         "PURE_METHODS_GIB": "7",
+        "PURE_RESULTS": "numbers",
+        "WEIGHTS_DIR": "files",
+        "PURE_OFFLOAD": "1",
     }
-    assert Settings.from_environment(given) == Settings("some/model", "cuda:1", 1000, 3, 5, 7)
+    assert Settings.from_environment(given) == Settings(
+        "some/model", "cuda:1", 1000, 3, 5, 7, Path("numbers"), Path("files"), offload=True
+    )
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_named(gpu):
+    gpu(0)
+    with pytest.raises(SettingsError, match="PURE_OFFLOAD is 0 or 1, not 'yes'"):
+        Settings.from_environment({"PURE_OFFLOAD": "yes"})
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])

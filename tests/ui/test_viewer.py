@@ -99,6 +99,16 @@ def test_pixels_survive(gt):
         assert served.tobytes() == noise(seed=5).tobytes()
 
 
+def test_a_picture_on_its_way_to_a_page_is_not_written_again(gt, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    scene = Scene((Picture(noise(seed=5), "A method"), gt))
+    path = file_of(payload(scene)["pictures"][0])
+    with path.open("ab") as file:
+        file.write(b"mark")
+    assert file_of(payload(scene)["pictures"][0]) == path
+    assert path.read_bytes().endswith(b"mark")
+
+
 @pytest.mark.parametrize("kind", ["file", "image"])
 def test_nothing_tells_an_unnamed_picture_from_another(tmp_path, kind):
     text = PngImagePlugin.PngInfo()

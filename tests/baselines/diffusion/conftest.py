@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baselines import osediff, seesr, stablesr, tiny
+from baselines import diffbir, osediff, pasd, seesr, stablesr, tiny
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +31,18 @@ def many_steps(weights):
 
 
 @pytest.fixture(scope="session")
+def pixel_aware(weights):
+    return pasd.load("cpu", weights=weights)
+
+
+@pytest.fixture(scope="session")
 def structured(weights):
     return stablesr.load("cpu", weights=weights)
+
+
+@pytest.fixture(scope="session")
+def controlled(weights):
+    return diffbir.load("cpu", weights=weights)
 
 
 def wave(width, height):

@@ -23,6 +23,9 @@ class PoolingVAE:
     def decode(self, latents):
         return F.interpolate(latents[:, :3], scale_factor=8, mode="bilinear").clamp(0, 1)
 
+    def decode_signed(self, latents):
+        return 2 * self.decode(latents) - 1
+
 
 def cells_of(image):
     """(1, 3, H, W) in [0, 1] to (1, 4, H/8, W/8)."""

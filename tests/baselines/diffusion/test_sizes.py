@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from baselines.diffusion.sizes import enlarge, fix_colour, promised
+from baselines.diffusion.sizes import enlarge, enlarge_to, fix_colour, promised
 
 BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 
@@ -34,6 +34,35 @@ def test_sides_are_rounded_down_with_the_given_filter(lq):
     for rounding in (BICUBIC, LANCZOS):
         large = enlarge(odd, native=32, scale=4, rounding=rounding)
         assert large.tobytes() == whole.resize((128, 136), rounding).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((128, 128), (768, 768)),
+        ((32, 32), (768, 768)),
+        ((100, 180), (768, 1376)),  # 768 · 1.8 = 1382, cut to 1376
+        ((191, 400), (768, 1608)),  # 764 × 1600, then 1608.4
+        ((192, 193), (768, 768)),
+        ((512, 512), (2048, 2048)),
+    ],
+)
+def test_sizes_are_those_of_pasd_s_script(size, expected):
+    large = enlarge_to(Image.new("RGB", size), shortest=768, scale=4)
+    assert large.size == expected
+
+
+def test_pasd_s_three_filters_follow_each_other(lq):
+    """As torchvision's `Resize` does the second, which the script uses."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import resize
+
+    odd = lq.crop((0, 0, 33, 35))
+    four = odd.resize((132, 140), BICUBIC)
+    short = resize(four, 150, InterpolationMode.BILINEAR)
+    assert short.size == (150, 159)
+    expected = short.resize((144, 152), BICUBIC)
+    assert enlarge_to(odd, shortest=150, scale=4).tobytes() == expected.tobytes()
 
 
 def test_the_promised_size_is_reached_by_bicubic(lq):

@@ -113,7 +113,7 @@ def test_what_is_missing_is_a_sentence_with_the_command(tmp_path):
 
 
 def test_the_command_knows_every_method_with_weights():
-    assert {"osediff", "seesr", "stablesr"} <= set(command.needs())
+    assert {"osediff", "seesr", "stablesr", "diffbir"} <= set(command.needs())
 
 
 def test_the_command_reports_terms_fetches_and_says_whether_all_is_there(
