@@ -51,7 +51,8 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 /* 100 %: tabs that do not fit go to Gradio's menu and do not make the page wider */
-.gradio-container { max-width: min(1180px, 100%) !important; margin: 0 auto !important; }
+.gradio-container { max-width: min(1180px, 100%) !important; margin: 0 auto !important;
+  overflow: clip !important; } /* not hidden: nothing could stick to the window's edge */
 .dark { --color-accent: var(--primary-400); }
 .gradio-container .html-container { padding-left: 0; padding-right: 0; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;

@@ -8,6 +8,7 @@
 const TICK = 100; // ms between looks at the clock
 const RETRIES = [1000, 2000, 4000, 8000, 15000]; // ms between attempts to send a vote
 const HEALTH_EVERY = 30000; // ms
+const CLICK_PX = 6; // a pointer that moves further drags
 const ZOOMS = [1, 2, 4];
 const LETTERS = "ABCDEFGH";
 const LABELS = {
@@ -98,6 +99,8 @@ function show(title, ...parts) {
   const heading = make("h2", "", title, { tabindex: "-1" });
   screen.replaceChildren(heading, ...parts);
   focusOn(heading);
+  // What is above is no part of the study; on a phone it fills half the screen.
+  if (code && root.offsetParent) root.scrollIntoView({ block: "start" });
   return heading;
 }
 
@@ -214,29 +217,31 @@ function consent() {
 
 function instructions() {
   const pairs = about.mode === "pairwise";
-  const list = make("ul");
+  const list = make("ol");
   const lines = [
-    "One picture is the input: small and damaged, its pixels enlarged. It is never an answer.",
+    "Look at the input: a small, damaged picture, its pixels enlarged. It is never an answer.",
     pairs
-      ? "Beside it are two restorations, A and B. Choose the better one, or “No difference”."
-      : "The others are restorations of it. Choose the best one.",
-    "All pictures move together: drag or use the arrow keys, zoom with the wheel or + and −. At 100 % one pixel of a picture is one pixel of your screen.",
-    "Choose, then confirm. Until you confirm you may change your mind; after that it is final.",
-    "First come one or two easy trials in which you are told whether you found the best one.",
+      ? "Compare the two restorations of it, A and B. All pictures move together: drag them, and zoom with the wheel or + and −."
+      : "Compare the restorations of it, A, B, C and so on. All pictures move together: drag them, and zoom with the wheel or + and −.",
+    pairs
+      ? "Click the better one, or “No difference”, then Confirm. Until then you may change your mind."
+      : "Click the best one, then Confirm. Until then you may change your mind.",
+    "The first trials are easy ones for practice: you are told whether you were right.",
   ];
   if (about.blocks > 1) lines.push("There are " + about.blocks + " parts, each with a question of its own.");
   for (const line of lines) list.append(make("li", "", line));
-  show("How it works", list, keysHelp(pairs), row(button("Start", roomEnough, "primary")));
+  show("How it works", list, make("h3", "keyboard", "By keyboard"), keysHelp(pairs), row(button("Start", roomEnough, "primary")));
 }
 
 function keysHelp(pairs) {
   const list = make("dl", "keys");
-  const keys = [["1, 2, …", "choose a picture"], ["← →", pairs ? "choose the left, the right one" : "choose the one before, the next"]];
-  if (pairs) keys.push(["T", "no difference"]);
-  keys.push(["Enter", "confirm"], ["Tab to the pictures, then ← → ↑ ↓ + −", "move and zoom"]);
-  for (const [key, what] of keys) {
-    const entry = make("div");
-    entry.append(make("dt", "", key), make("dd", "", what));
+  const keys = [[["1", "2", "…"], "choose a picture"], [["←", "→"], pairs ? "choose the left or the right one" : "choose the one before or after"]];
+  if (pairs) keys.push([["T"], "no difference"]);
+  keys.push([["Enter"], "confirm"], [["Tab"], "to the pictures, where the arrows move and + − zoom"]);
+  for (const [names, what] of keys) {
+    const entry = make("div"), term = make("dt");
+    term.append(...names.map((key) => make("kbd", "", key)));
+    entry.append(term, make("dd", "", what));
     list.append(entry);
   }
   return list;
@@ -307,6 +312,7 @@ const meaning = make("p", "meaning");
 const answers = make("div", "answers", "", { role: "group", "aria-label": "Other answers" });
 const confirmButton = make("button", "primary confirm", "Confirm", { type: "submit" });
 const hint = make("p", "hint", "", { role: "status" });
+const next_ = make("p", "next", "", { role: "status" });
 const leave = row(button("Stop for now", stop, "quiet"), button("Withdraw", withdrawal, "quiet"));
 form.append(top_, meaning, place, answers, hint, leave);
 form.addEventListener("submit", (event) => { event.preventDefault(); confirm(); });
@@ -364,13 +370,13 @@ async function look(screen_) {
   const others = pairs
     ? [choice("tie", "No difference", "T"), choice("skip", "I cannot see both pictures", "")]
     : [choice("skip", "I cannot decide", "")];
-  answers.replaceChildren(...others, confirmButton);
+  answers.replaceChildren(...others, next_, confirmButton);
   trial = {
     screen: screen_, labels, key: screen_.panels[0], eventId: hex(16), visible: 0, last: 0, urls,
     zoomMax: 1, hidden: false, ready: false, sending: false,
     radios: [...labels.slice(1), ...others].map((label) => label.querySelector("input")),
   };
-  const heading = show(screen_.question, form);
+  show(screen_.question, form);
   form.prepend(top_);
   count.textContent = (screen_.training ? "Training, trial " : "Trial ") + (screen_.index + 1) + " of " + screen_.total;
   bar.max = screen_.total;
@@ -396,8 +402,6 @@ async function look(screen_) {
   watchValue();
   clock = setInterval(tick, TICK);
   reflect();
-  focusOn(heading);
-  if (root.offsetParent) root.scrollIntoView({ block: "start" });
 }
 
 function release() {
@@ -426,6 +430,9 @@ function reflect() {
   const words = trial.sending ? "Saving…" : waits ? "Confirm (" + waits + " s)" : "Confirm";
   if (confirmButton.textContent !== words) confirmButton.textContent = words;
   confirmButton.disabled = trial.sending || !trial.ready || waits > 0 || !chosen();
+  const what = chosen() ? "Chosen: " + chosen().labels[0].querySelector("b").textContent + "."
+    : trial.screen.mode === "pairwise" ? "Choose A or B." : "Choose a picture.";
+  if (next_.textContent !== what) next_.textContent = what;
   for (const radio of trial.radios) {
     radio.disabled = trial.sending || !trial.ready;
     radio.closest("label").classList.toggle("chosen", radio.checked);
@@ -439,6 +446,23 @@ function choose(radio) {
   radio.focus({ preventScroll: true });
   reflect();
 }
+
+// A picture that is clicked or tapped, and not dragged, is chosen.
+let pressed = null;
+place.addEventListener("pointerdown", (event) => {
+  pressed = event.isPrimary && event.button === 0 && event.target.closest("canvas")
+    ? [event.target, event.clientX, event.clientY] : null;
+}, true);
+place.addEventListener("pointermove", (event) => {
+  if (pressed && Math.hypot(event.clientX - pressed[1], event.clientY - pressed[2]) > CLICK_PX) pressed = null;
+}, true);
+place.addEventListener("pointerup", (event) => {
+  const figure = pressed && event.isPrimary ? pressed[0].closest("figure") : null;
+  pressed = null;
+  const radio = figure?.querySelector("input[type=radio]"); // the input has none
+  if (trial && !trial.sending) choose(radio);
+}, true);
+place.addEventListener("pointercancel", () => { pressed = null; }, true);
 
 document.addEventListener("keydown", (event) => {
   if (!trial || trial.sending || !form.isConnected || !root.offsetParent) return;
