@@ -27,6 +27,7 @@ from pure.vq import VQConfig, VQModel
 NANO = Path(__file__).parent / "weights" / "nano"
 NANO_NAME = "PURE-nano"
 RELEASED_ID = "nonwhy/PURE"
+RELEASED_PIXELS = 512
 VQ_ID, VQ_FILE = "FoundationVision/LlamaGen", "vq_ds8_c2i.pt"
 VQ_SAFETENSORS = "vq.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -120,8 +121,7 @@ def load(
         vq=tokenizers.vq,
         grammar=tokenizers.grammar,
         text=tokenizers.text,
-        # 512 is what the released model was trained at; ours says in its config.
-        native=int(settings.get("native_pixels", 512)),
+        native=_native(config_json),
         text_limit=int(settings.get("text_limit", 512)),
         photos=settings.get("photos"),
         guidance_scale=float(settings.get("guidance_scale", GUIDANCE_SCALE)),
@@ -185,6 +185,16 @@ def find(path_or_id: str | Path) -> Path:
 def read_config(folder: Path) -> TransformerConfig:
     """The configuration of a checkpoint folder; see `transformer_config`."""
     return transformer_config(_read_json(folder / "config.json"))
+
+
+def read_native(folder: Path) -> int:
+    """Side in pixels of the picture one sequence of a checkpoint folder restores."""
+    return _native(_read_json(folder / "config.json"))
+
+
+def _native(config_json: Mapping[str, Any]) -> int:
+    # 512 is what the released model was trained at; ours says in its config.
+    return int(config_json.get("pure", {}).get("native_pixels", RELEASED_PIXELS))
 
 
 def transformer_config(config: Mapping[str, Any]) -> TransformerConfig:

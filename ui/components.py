@@ -59,7 +59,27 @@ CSS = """
   clip-path: inset(50%); white-space: nowrap; }
 /* tables scroll in themselves: a page as wide as its widest table could not be read on a phone */
 #numbers { contain: inline-size; width: 100%; }
-#numbers .table-wrap { overflow-x: auto; }
+#unavailable summary { min-height: 44px; line-height: 44px; cursor: pointer; }
+#unavailable { overflow-wrap: anywhere; }
+.numbers-table { overflow-x: auto; }
+.numbers-table table.sortable { border: 0; border-collapse: collapse; width: 100%;
+  font-size: .95rem;
+  font-variant-numeric: tabular-nums; }
+.numbers-table .sortable :is(th, td) { padding: .3rem .6rem; text-align: right;
+  white-space: nowrap; border: 0; border-bottom: 1px solid var(--border-color-primary); }
+.numbers-table .sortable :is(thead, tbody, tr) { border: 0; }
+.numbers-table .sortable :is(th, td):first-child { text-align: left; }
+.numbers-table .sortable th { vertical-align: bottom; white-space: normal; }
+.numbers-table .sortable th button { min-height: 44px; padding: 0; font-size: .9rem;
+  font-weight: 600; text-align: inherit; color: inherit; background: none; border-radius: 0;
+  box-shadow: none; cursor: pointer; line-height: 1.3; }
+.numbers-table .sortable th button:hover { text-decoration: underline; }
+.numbers-table th[aria-sort=ascending] button::after { content: " ▴"; }
+.numbers-table th[aria-sort=descending] button::after { content: " ▾"; }
+.numbers-table td[data-rank]::before { content: attr(data-rank) ". ";
+  color: var(--body-text-color-subdued); }
+.numbers-table :is(button, [tabindex]):focus-visible, .numbers-table:focus-visible {
+  outline: 3px solid var(--color-accent); outline-offset: -3px; }
 .numbers-head h3 { margin: .6rem 0 .1rem; font-size: 1.1rem; font-weight: 600; }
 .numbers-head details { color: var(--body-text-color-subdued); font-size: .9rem; }
 #left, #right { gap: 12px; }
@@ -157,6 +177,7 @@ CSS = """
   #slider .icon-button-wrapper { display: none; } /* it would cover the picture; pinch works */
   #sides button { font-size: .85rem; padding: 0 6px; }
   .heat .frame { height: 130px; }
+  #numbers .modebar { display: none; } /* it would cover the points */
   .heat .title { min-height: 4.1rem; }
 }
 """

@@ -1,6 +1,7 @@
 """What every method promises, over whatever the registry finds."""
 
 import gc
+import pickle
 import threading
 import weakref
 
@@ -121,6 +122,17 @@ def test_a_method_that_cannot_run_here_says_so_without_being_loaded():
         if reason is not None:
             assert reason.startswith(method.title.split(" (")[0])
             assert reason.endswith(".")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_a_card_travels_to_another_process_and_says_what_a_gpu_would_take(method):
+    # a leased GPU is in another process, and is leased for a time
+    there = pickle.loads(pickle.dumps(method))
+    assert (there.name, there.gpu_seconds is None) == (method.name, method.gpu_seconds is None)
+    if method.gpu_seconds is not None:
+        small, large = (method.gpu_seconds(size) for size in ((128, 128), (256, 256)))
+        assert there.gpu_seconds((128, 128)) == small
+        assert small == large == 0 or 0 < small < large < 4 * 3600
 
 
 def test_names_are_unique_and_in_order():

@@ -412,7 +412,8 @@ function strip(node, picture) {
     for (const metric of picture.metrics) {
       const row = make("div", metric.best ? "best" : "");
       const arrow = { higher: "↑", lower: "↓" }[metric.better] || "";
-      const name = make("dt", "", metric.name + " ");
+      // the arrow stays on the line of the name's last word
+      const name = make("dt", "", metric.name + (arrow ? "\u00a0" : ""));
       if (arrow) {
         name.append(make("span", "arrow", arrow, { "aria-hidden": "true" }));
         name.append(make("span", "unseen", " (" + metric.better + " is better)"));
@@ -905,12 +906,12 @@ function remember() {
   }, LINK_DELAY);
 }
 
-// Applies the address if it speaks of this scene; values out of range are left out.
-function reopen() {
-  if (!scene?.linked || location.hash === opened) return;
-  const parts = new URLSearchParams(location.hash.slice(1));
+// Applies a fragment if it speaks of this scene; values out of range are left out.
+function reopen(hash = location.hash) {
+  if (!scene?.linked || hash === opened) return;
+  const parts = new URLSearchParams(hash.slice(1));
   if (parts.get("scene") !== scene.key) return;
-  opened = location.hash;
+  opened = hash;
   const whole = (name, most) => {
     const value = Number(parts.get(name) ?? NaN);
     return Number.isInteger(value) && value >= 0 && value < most ? value : null;
@@ -1205,8 +1206,13 @@ root.addEventListener("stopped", (event) => {
   }
   arrange();
 });
-window.addEventListener("hashchange", () => {
-  if (root.isConnected && scene) { reopen(); arrange(); }
+window.addEventListener("hashchange", (event) => {
+  if (!root.isConnected || !scene) return;
+  // Asked of the event, not the address: the view before it may have been written there since.
+  clearTimeout(remembering);
+  reopen(new URL(event.newURL).hash);
+  arrange();
+  remember();
 });
 window.addEventListener("blur", () => hold(false));
 watch("value", show);
