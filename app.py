@@ -19,7 +19,7 @@ from baselines import registry, tiny
 from baselines.memory import Shelf
 from pure.pipeline import PurePipeline
 from study.room import Room
-from ui import compare_tab, components, numbers_tab, restore_tab, study_tab
+from ui import compare_tab, components, numbers_tab, restore_tab, results_tab, study_tab
 from ui.boundary import Model
 from ui.settings import Settings
 
@@ -45,6 +45,8 @@ def compose(
                 numbers_tab.build(compare_tab.GALLERY, settings.results)
             with gr.Tab("Study", id=study_tab.TAB):
                 study_tab.build(room, page=page, tabs=tabs)
+            with gr.Tab("Results", id=results_tab.TAB) as tab:
+                results_tab.build(room, tab)
     return page.queue(max_size=settings.queue_size)
 
 

@@ -121,23 +121,25 @@ def agreement(result: Mapping[str, Any]) -> go.Figure:
     same, repeats = R["self_consistency"]
     passed, golden = R.get("golden", [0, 0])
     rows = [
-        ("Krippendorff's alpha", R["kripp_alpha"], R.get("kripp_alpha_expected")),
+        ("Krippendorff's<br>alpha", R["kripp_alpha"], R.get("kripp_alpha_expected")),
         (
-            f"repeats answered alike (n = {repeats})",
+            f"repeats alike<br>(n = {repeats})",
             same / repeats if repeats else None,
             R.get("self_consistency_expected"),
         ),
-        (f"golden trials passed (n = {golden})", passed / golden if golden else None, None),
+        (f"goldens passed<br>(n = {golden})", passed / golden if golden else None, None),
     ]
     figure = go.Figure()
     labels = [label for label, _, _ in rows]
-    figure.add_bar(name="observed", x=labels, y=[seen for _, seen, _ in rows], marker_color=COLOUR)
-    figure.add_bar(
-        name="expected from the model",
-        x=labels,
-        y=[expected for _, _, expected in rows],
-        marker_color=SECOND,
-    )
+    for name, place, colour in (("observed", 1, COLOUR), ("expected from the model", 2, SECOND)):
+        figure.add_bar(
+            name=name,
+            y=labels,
+            x=[row[place] for row in rows],
+            orientation="h",
+            marker_color=colour,
+        )
+    figure.update_yaxes(autorange="reversed")
     return _styled(figure, "Agreement and consistency", "", "")
 
 
@@ -211,8 +213,11 @@ def _styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": INK},
         margin={"l": 60, "r": 20, "t": 50, "b": 50},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        # below the axis: above it would cover the title where the figure is narrow
+        legend={"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0, "xanchor": "left"},
     )
-    figure.update_xaxes(gridcolor=GRID)
-    figure.update_yaxes(gridcolor=GRID)
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
     return figure
