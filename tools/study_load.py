@@ -1,7 +1,8 @@
-"""Load and crash of the study in the running app, through the Python client.
+"""Load and crash of the study in the running app.
 
 The app that is started is the whole one, with the embedded checkpoint, on a study made for the
-occasion and in a process of its own:
+occasion and in a process of its own. The load goes over the page's endpoints, the flood through
+Gradio's Python client:
 
     python -m tools.study_load             50 people × 40 votes at once, and 10 kills in a flood
     python -m tools.study_load --people 8 --votes 6 --kills 1
@@ -10,7 +11,6 @@ Exits with 1 if a vote is lost, doubled or unbalanced, or the audit chain does n
 """
 
 import argparse
-import os
 import secrets
 import signal
 import socket
@@ -20,13 +20,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
-from gradio_client import Client
 from PIL import Image
 
 from study.analyse import store_path
@@ -35,10 +35,14 @@ from study.new import NewStudy, make_study
 from study.store import SqliteStore, vote_rows
 
 ROOT = Path(__file__).parents[1]
+APP = (sys.executable, "app.py")
 METHODS = ("one", "two", "three", "four")
 SIZE = 32  # side of a picture, in pixels: what is measured is votes, not pictures
 START_SECONDS = 240
 RETRY_SECONDS = 0.2
+WAIT_SECONDS = 60  # for one answer
+
+Ask = Callable[..., Any]  # an endpoint's name and its inputs to its answer
 
 
 def make_load_study(folder: Path, votes: int) -> Path:
@@ -66,29 +70,32 @@ def make_load_study(folder: Path, votes: int) -> Path:
 
 
 class App:
-    """The running app around a study."""
+    """The running app around a study; votes and all its files are kept in `folder`."""
 
-    def __init__(self, study: Path, checkpoint: str = "nano") -> None:
+    def __init__(
+        self, study: Path, folder: Path, checkpoint: str = "nano", secret: str = ""
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self._port}"
-        self._environment = {
-            **os.environ,
+        self._settings = {
             "STUDY": str(study),
+            "STUDY_REPO": "",
+            "STUDY_SECRET": secret,
+            "STUDY_STORE": str(folder / f"{study.stem}.sqlite"),
             "PURE_CHECKPOINT": checkpoint,
             "PURE_DEVICE": "cpu",
             "GRADIO_SERVER_PORT": str(self._port),
-            "GRADIO_TEMP_DIR": str(study.parent / "gradio"),
+            "GRADIO_TEMP_DIR": str(folder / "gradio"),
         }
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         self._process = subprocess.Popen(
-            [sys.executable, "app.py"],
+            ["env", *(f"{key}={value}" for key, value in self._settings.items()), *APP],
             cwd=ROOT,
-            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -109,52 +116,73 @@ class App:
             self._process.wait()
 
 
+def as_page(address: str) -> Ask:
+    """Asks as the page does: one request in no queue, always under the same session."""
+    session = secrets.token_hex(16)
+    http = httpx.Client(base_url=address, timeout=WAIT_SECONDS)
+
+    def ask(name: str, *data: Any) -> Any:
+        body = {"data": data, "session_hash": session}
+        answer = http.post(f"gradio_api/run/study_{name}", json=body)
+        answer.raise_for_status()
+        return answer.json()["data"][0]
+
+    return ask
+
+
+def as_client(address: str) -> Ask:
+    """Asks through the Python client, which Gradio lets wait in its queue for a moment."""
+    # Only here: a second that the page's way does not need.
+    from gradio_client import Client  # noqa: PLC0415
+
+    client = Client(address, verbose=False, analytics_enabled=False)
+    return lambda name, *data: client.predict(*data, api_name=f"/study_{name}")
+
+
 @dataclass
 class Voter:
-    """One participant who uses the Python client as the page uses the endpoints.
+    """One participant who does what the page does.
 
     Attributes:
+        address: of the app.
+        connect: `as_page` or `as_client`.
         acknowledged: event ids whose votes the server said it has.
         seconds: how long each acknowledged vote took.
     """
 
     address: str
+    connect: Callable[[str], Ask] = as_page
     code: str = field(default_factory=lambda: secrets.token_hex(16))
     acknowledged: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def sit(self, consent: str, stop: threading.Event | None = None) -> None:
-        """Vote to the end; what fails is tried again, the same vote under the same event id."""
-        client = self._connect(stop)
-        if client is None:
+        """Vote to the end; what fails is tried again, the same vote under the same event id.
+
+        Args:
+            consent: hash of the text agreed to.
+            stop: when to give up; without it nothing is tried twice.
+        """
+        ask = self._persist(stop, self.connect, self.address)
+        if ask is None:
             return
-        self._ask(client, stop, "join", self.code, consent, True, {})
+        self._persist(stop, ask, "join", self.code, consent, True, {})
         while not (stop and stop.is_set()):
-            screen = self._ask(client, stop, "next", self.code)
+            screen = self._persist(stop, ask, "next", self.code)
             if screen is None or screen["finished"]:
                 return
             event = secrets.token_hex(16)
             answer = {"position": 0, "response_ms": 4000, "viewport_w": 1600}
             before = time.perf_counter()
-            if self._ask(client, stop, "vote", self.code, screen["token"], answer, event, "ab"):
+            if self._persist(stop, ask, "vote", self.code, screen["token"], answer, event, "ab"):
                 self.seconds.append(time.perf_counter() - before)
                 self.acknowledged.append(event)
 
-    def _connect(self, stop: threading.Event | None) -> Client | None:
+    def _persist(self, stop: threading.Event | None, ask: Callable, *data: Any) -> Any:
         while not (stop and stop.is_set()):
             try:
-                return Client(self.address, verbose=False, analytics_enabled=False)
+                return ask(*data)
             # whatever a server that is being killed makes of a request
-            except Exception:
-                if stop is None:
-                    raise
-                time.sleep(RETRY_SECONDS)
-        return None
-
-    def _ask(self, client: Client, stop: threading.Event | None, name: str, *data: Any) -> Any:
-        while not (stop and stop.is_set()):
-            try:
-                return client.predict(*data, api_name=f"/study_{name}")
             except Exception:
                 if stop is None:
                     raise
@@ -213,7 +241,7 @@ def problems(study: Study, file: Path, voters: Sequence[Voter], *, whole: bool) 
 def load(folder: Path, people: int, votes: int, checkpoint: str = "nano") -> list[str]:
     """Many voters at once; prints the latency and gives what went wrong."""
     file = make_load_study(folder, votes)
-    study, app = read_study(file), App(file, checkpoint)
+    study, app = read_study(file), App(file, folder, checkpoint)
     app.start()
     try:
         voters = [Voter(app.address) for _ in range(people)]
@@ -232,19 +260,28 @@ def load(folder: Path, people: int, votes: int, checkpoint: str = "nano") -> lis
 
 
 def crash(
-    folder: Path, kills: int, voters: int = 4, votes: int = 40, checkpoint: str = "nano"
+    folder: Path,
+    kills: int,
+    *,
+    between: int = 3,
+    voters: int = 4,
+    votes: int = 40,
+    checkpoint: str = "nano",
 ) -> list[str]:
-    """Kill the app again and again under a flood of votes; gives what went wrong."""
+    """Kill the app again and again under a flood of votes; gives what went wrong.
+
+    It is killed whenever `between` more votes have been acknowledged.
+    """
     file = make_load_study(folder, votes)
-    study, app, stop = read_study(file), App(file, checkpoint), threading.Event()
+    study, app, stop = read_study(file), App(file, folder, checkpoint), threading.Event()
     app.start()
-    people = [Voter(app.address) for _ in range(voters)]
+    people = [Voter(app.address, as_client) for _ in range(voters)]
     flooding = threading.Thread(target=flood, args=(people, study.consent_sha256, stop))
     flooding.start()
     try:
         done = 0
         for _ in range(kills):
-            enough = done + 3
+            enough = done + between
             while done < enough and flooding.is_alive():  # only a server at work is worth killing
                 time.sleep(0.01)
                 done = sum(len(voter.acknowledged) for voter in people)
@@ -274,7 +311,7 @@ def main() -> int:
         found += load(Path(folder), arguments.people, arguments.votes)
     if arguments.kills:
         with tempfile.TemporaryDirectory() as folder:
-            found += crash(Path(folder), arguments.kills, voters=8, votes=60)
+            found += crash(Path(folder), arguments.kills, between=30, voters=8, votes=60)
     for problem in found:
         sys.stdout.write(f"WRONG: {problem}\n")
     if not found:

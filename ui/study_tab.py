@@ -46,6 +46,9 @@ def build(room: Room, *, page: gr.Blocks, tabs: gr.Tabs) -> None:
             # Not advertised; a program that has a code may use them like the page.
             api_visibility="undocumented",
             queue=False,
+            # Gradio's Python client queues whatever it calls; there it must not be one at a time.
+            concurrency_limit=None,
+            concurrency_id=TAB,
         )
 
 

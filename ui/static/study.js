@@ -54,11 +54,13 @@ let lastHash = ""; // of the last stored vote
 
 class Told extends Error {} // the server said why not; trying again will not help
 
+// Without a session of Gradio's each call would make one, which takes longer than the call.
 async function call(name, ...data) {
   const home = new URL(window.gradio_config?.root || location.href, location.href).pathname;
   const address = location.origin + home.replace(/\/$/, "") + "/gradio_api/run/study_" + name;
   const answer = await fetch(address, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ data }),
+    method: "POST", headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ data, session_hash: session }),
   });
   const body = await answer.json().catch(() => ({}));
   if (answer.ok && body.data) return body.data[0];
@@ -99,9 +101,13 @@ function show(title, ...parts) {
   const heading = make("h2", "", title, { tabindex: "-1" });
   screen.replaceChildren(heading, ...parts);
   focusOn(heading);
-  // What is above is no part of the study; on a phone it fills half the screen.
-  if (code && root.offsetParent) root.scrollIntoView({ block: "start" });
+  toTop();
   return heading;
+}
+
+// What is above is no part of the study; on a phone it fills half the screen.
+function toTop() {
+  if (code && root.offsetParent) root.scrollIntoView({ block: "start" });
 }
 
 // Only if the visitor is in this tab: a page must not steal the focus of another.
@@ -221,8 +227,8 @@ function instructions() {
   const lines = [
     "Look at the input: a small, damaged picture, its pixels enlarged. It is never an answer.",
     pairs
-      ? "Compare the two restorations of it, A and B. All pictures move together: drag them, and zoom with the wheel or + and −."
-      : "Compare the restorations of it, A, B, C and so on. All pictures move together: drag them, and zoom with the wheel or + and −.",
+      ? "Compare the two restorations of it, A and B. All pictures move together: drag them, and zoom with the wheel, two fingers, or + and −."
+      : "Compare the restorations of it, A, B, C and so on. All pictures move together: drag them, and zoom with the wheel, two fingers, or + and −.",
     pairs
       ? "Click the better one, or “No difference”, then Confirm. Until then you may change your mind."
       : "Click the best one, then Confirm. Until then you may change your mind.",
@@ -335,6 +341,7 @@ viewerRoot.addEventListener("loaded", (event) => {
   place.classList.remove("waiting");
   trial.last = performance.now();
   trial.ready = true;
+  toTop(); // the page is as long as its pictures only now
   reflect();
 });
 viewerRoot.addEventListener("viewchange", (event) => {
