@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 INK, GRID = "#808080", "rgba(128,128,128,0.3)"
+CELL_INK = "#111111"  # on the colours of the matrix, whatever the page's are
 COLOUR, SECOND, CHANCE = "#3b82c4", "#d08a1c", "#c2544a"  # distinct to colour-blind readers
 Names = Mapping[str, str] | None
 
@@ -70,7 +71,7 @@ def davidson_strengths(result: Mapping[str, Any], titles: Names = None) -> go.Fi
 
 
 def win_matrix(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
-    """How often the row was preferred to the column, as share of decided comparisons."""
+    """How often the row was preferred to the column, in percent of decided comparisons."""
     R, methods = result["screened"], result["methods"]
     number = {m: i for i, m in enumerate(methods)}
     order = [number[m] for m in R["order"]]
@@ -90,8 +91,9 @@ def win_matrix(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
             z=share,
             x=names,
             y=names,
-            text=text,
-            texttemplate="%{text}",
+            text=text,  # the counts, when a cell is pointed at: six columns of them fit no phone
+            texttemplate="%{z:.0f}",
+            textfont={"color": CELL_INK, "size": 14},
             zmin=0,
             zmax=100,
             colorscale=[[0, "#b2604a"], [0.5, "#d9d9d9"], [1, "#3b82c4"]],
@@ -100,7 +102,7 @@ def win_matrix(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
         )
     )
     figure.update_yaxes(autorange="reversed")
-    return _styled(figure, "Row preferred to column", "", "")
+    return _styled(figure, "Row preferred to column, %", "", "")
 
 
 def position_balance(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
@@ -158,9 +160,7 @@ def power_curves(table: Sequence[Mapping[str, Any]]) -> go.Figure:
         )
     figure.add_hline(y=0.8, line_dash="dot", line_color=INK)
     figure.update_yaxes(range=[0, 1])
-    return _styled(
-        figure, "Power of leader against runner-up (simulated)", "participants", "power, two-way"
-    )
+    return _styled(figure, "Power against runner-up", "participants", "simulated power, two-way")
 
 
 def figures(result: Mapping[str, Any], titles: Names = None) -> dict[str, go.Figure]:

@@ -90,6 +90,9 @@ CSS = """
 #results .headline { margin: .3rem 0; padding: 14px 16px; font-size: 1.1rem; line-height: 1.5;
   border: 1px solid var(--border-color-primary); border-left: 4px solid var(--color-accent);
   border-radius: 6px; background: var(--background-fill-secondary); }
+#results .note { overflow-wrap: anywhere; } /* hashes, on a phone */
+/* one grey cannot be read on both grounds; the matrix has colours of its own behind its numbers */
+#results .js-plotly-plot text:not(.heatmap-label text) { fill: var(--body-text-color) !important; }
 #results pre { margin: 0; padding: 10px 12px; overflow-x: auto; font-family: var(--font-mono);
   font-size: .88rem; border: 1px solid var(--border-color-primary); border-radius: 6px; }
 .numbers-head h3 { margin: .6rem 0 .1rem; font-size: 1.1rem; font-weight: 600; }
