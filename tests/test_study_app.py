@@ -16,6 +16,7 @@ from PIL import Image
 
 from study.room import Room, StudyPlace
 from study.store import vote_rows
+from tests.study.test_shards import FakeHub
 from tests.ui.study_app import (
     SECRETS,
     Participant,
@@ -163,6 +164,30 @@ def test_votes_wait_in_no_queue(served):
     study = [fn for fn in functions if str(fn.api_name).startswith("study_")]
     assert len(study) == 8
     assert not any(fn.queue for fn in study)
+    # Gradio's Python client queues them nevertheless: then not behind a model, nor each other
+    others = {fn.concurrency_id for fn in functions if fn not in study}
+    assert {fn.concurrency_id for fn in study}.isdisjoint(others)
+    assert {fn.concurrency_limit for fn in study} == {None}
+
+
+def test_how_far_the_copies_are_is_told_without_what_is_in_them(app, tmp_path):
+    hub = FakeHub(tmp_path / "hub")
+    place = StudyPlace(study_file(tmp_path, images=3), repo="me/votes", secret="0" * 64)
+    room = Room(place, hub)
+    page, address = launch(app, room)
+    someone = Participant(address)
+    someone.join()
+    someone.vote(someone.next())
+    state = someone.call("health")
+    assert state["copied"]
+    assert state["pending"] >= 2  # a consent, a vote
+    assert set(state) == {"copied", "pending", "oldest_seconds", "failing"}
+    room.store.shards.push()
+    assert someone.call("health") == {
+        "copied": True, "pending": 0, "oldest_seconds": 0, "failing": False,
+    }  # fmt: skip
+    page.close()
+    room.close()
 
 
 def test_a_small_window_is_refused_where_the_study_says_so(app, tmp_path):
