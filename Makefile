@@ -34,8 +34,9 @@ data: $(VENV)/.installed ## Gather the training photographs into data/ (needs ap
 	$(BIN)/python -m tools.photos
 	$(BIN)/python -m tools.perceptual_weights
 
-figures: $(VENV)/.installed ## Make the pictures of README and docs again
+figures: $(VENV)/.installed-dev chromium ## Make the pictures of README and docs again
 	$(BIN)/python -m tools.figures
+	$(BIN)/python -m tools.study_screens
 
 gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again
 	$(BIN)/python -m tools.gallery

@@ -50,13 +50,15 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+/* 100 %: tabs that do not fit go to Gradio's menu and do not make the page wider */
+.gradio-container { max-width: min(1180px, 100%) !important; margin: 0 auto !important;
+  overflow: clip !important; } /* not hidden: nothing could stick to the window's edge */
 .dark { --color-accent: var(--primary-400); }
 .gradio-container .html-container { padding-left: 0; padding-right: 0; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }
 /* tables scroll in themselves: a page as wide as its widest table could not be read on a phone */
-#numbers { contain: inline-size; width: 100%; }
+:is(#numbers, #results) { contain: inline-size; width: 100%; }
 #unavailable summary { min-height: 44px; line-height: 44px; cursor: pointer; }
 #unavailable { overflow-wrap: anywhere; }
 .numbers-table { overflow-x: auto; }
@@ -78,8 +80,26 @@ CSS = """
   color: var(--body-text-color-subdued); }
 .numbers-table :is(button, [tabindex]):focus-visible, .numbers-table:focus-visible {
   outline: 3px solid var(--color-accent); outline-offset: -3px; }
+.numbers-table th[scope=row] { font-weight: 500; }
+.numbers-table.words { overflow-x: visible; }
+.numbers-table.words .sortable :is(th, td) { white-space: normal; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; }
+.numbers-table.words .sortable th[scope=row] { width: 34%; overflow-wrap: normal;
+  word-break: normal; }
+#results .numbers-table .sortable thead th { white-space: normal; }
+#results .headline { margin: .3rem 0; padding: 14px 16px; font-size: 1.1rem; line-height: 1.5;
+  border: 1px solid var(--border-color-primary); border-left: 4px solid var(--color-accent);
+  border-radius: 6px; background: var(--background-fill-secondary); }
+#results .note { overflow-wrap: anywhere; } /* hashes, on a phone */
+/* one grey cannot be read on both grounds; the matrix has colours of its own behind its numbers */
+#results .js-plotly-plot text:not(.heatmap-label text) { fill: var(--body-text-color) !important; }
+#results pre { margin: 0; padding: 10px 12px; overflow-x: auto; font-family: var(--font-mono);
+  font-size: .88rem; border: 1px solid var(--border-color-primary); border-radius: 6px; }
 .numbers-head h3 { margin: .6rem 0 .1rem; font-size: 1.1rem; font-weight: 600; }
 .numbers-head details { color: var(--body-text-color-subdued); font-size: .9rem; }
+@media (max-width: 640px) { /* all tabs in sight, none in a menu */
+  .gradio-container [role=tablist] > button { padding: 0 7px; }
+}
 #left, #right { gap: 12px; }
 
 #head h1 { font-size: 1.7rem; line-height: 1.25; margin: .4rem 0 .2rem; font-weight: 700; }
@@ -96,7 +116,7 @@ CSS = """
 .gradio-container textarea { min-height: 44px; }
 .gradio-container .source-selection svg { width: 22px; height: 22px; }
 .gradio-container label:has(:is(input[type=radio], input[type=checkbox])) { min-height: 44px; }
-:is(#options, #own, #variants) > button { align-items: center; }
+:is(#options, #own, #variants, #k-of-n, #planner, #breakdowns) > button { align-items: center; }
 .gradio-container :is(button, a, input, textarea, select, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 #new-seed { align-self: flex-end; margin: 0 12px 12px 0; }
@@ -175,7 +195,7 @@ CSS = """
   #slider .icon-button-wrapper { display: none; } /* it would cover the picture; pinch works */
   #sides button { font-size: .85rem; padding: 0 6px; }
   .heat .frame { height: 130px; }
-  #numbers .modebar { display: none; } /* it would cover the points */
+  :is(#numbers, #results) .modebar { display: none; } /* it would cover the points */
   .heat .title { min-height: 4.1rem; }
 }
 """
