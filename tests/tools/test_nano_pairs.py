@@ -24,6 +24,6 @@ def test_sheets_show_every_pair_at_real_pixels():
     pairs = [(Image.new("RGB", (16, 16), c), Image.new("RGB", (16, 16), "white")) for c in colours]
     made = sheets(pairs)
     assert len(made) == 2
-    counts = [dict((c, n) for n, c in sheet.getcolors(100_000)) for sheet in made]
+    counts = [{c: n for n, c in sheet.getcolors(100_000)} for sheet in made]
     for i, colour in enumerate(colours):
         assert counts[i // 6][colour] == 16 * 16
