@@ -124,7 +124,7 @@ def load(
         native=_native(config_json),
         text_limit=int(settings.get("text_limit", 512)),
         photos=settings.get("photos"),
-        guidance_scale=float(settings.get("guidance_scale", GUIDANCE_SCALE)),
+        guidance_scale=own_guidance_scale(folder),
     )
 
 
@@ -147,13 +147,29 @@ def load_tokenizers(folder: Path, *, device: torch.device | str = "cpu") -> Toke
             f"the vocabulary {len(vocab.codes)}"
         )
     text = _text(folder / "tokenizer.json", vocab)
-    form = config_json.get("pure", {}).get("text_form")
+    grammar = own_grammar(folder, vocab, vq.factor)
+    return Tokenizers(names, grammar, text, vq)
+
+
+def own_grammar(folder: Path, vocab: Vocab, factor: int) -> Grammar:
+    """The grammar of a checkpoint folder, with the form of its own text if it has one.
+
+    Raises:
+        CheckpointError: the form names what is no text.
+    """
+    form = _read_json(folder / "config.json").get("pure", {}).get("text_form")
+    names = read_names(folder)
     try:
         ids = None if form is None else [[names[name] for name in place] for place in form]
-        grammar = Grammar(vocab, vq.factor, ids)
+        return Grammar(vocab, factor, ids)
     except (KeyError, GrammarError) as error:
         raise CheckpointError(f"{folder}: its text_form cannot be used: {error}") from error
-    return Tokenizers(names, grammar, text, vq)
+
+
+def own_guidance_scale(folder: Path) -> float:
+    """The guidance scale of a checkpoint folder; the published one where it names none."""
+    settings = _read_json(folder / "config.json").get("pure", {})
+    return float(settings.get("guidance_scale", GUIDANCE_SCALE))
 
 
 def find(path_or_id: str | Path) -> Path:
