@@ -820,6 +820,8 @@ def main() -> None:
     except (TrainingError, DataSetError, CheckpointError) as error:
         parser.error(str(error))
     trainer.run()
+    # a process that exits with its group open may be aborted by the group's own threads
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
