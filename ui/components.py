@@ -113,10 +113,11 @@ CSS = """
 .gradio-container :is(.source-selection button, .icon-button) { min-width: 44px; }
 .gradio-container .icon-button { justify-content: center; }
 .gradio-container .icon-button svg { width: 18px; height: 18px; }
+.gradio-container .tab-like-container { height: auto; } /* of a slider's number */
 .gradio-container textarea { min-height: 44px; }
 .gradio-container .source-selection svg { width: 22px; height: 22px; }
 .gradio-container label:has(:is(input[type=radio], input[type=checkbox])) { min-height: 44px; }
-:is(#options, #own, #variants, #k-of-n, #planner, #breakdowns) > button { align-items: center; }
+.gradio-container .label-wrap { align-items: center; } /* of an accordion */
 .gradio-container :is(button, a, input, textarea, select, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 #new-seed { align-self: flex-end; margin: 0 12px 12px 0; }
