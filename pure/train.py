@@ -601,6 +601,11 @@ class Trainer:
         if s.export_every:
             self.export(self.out / "checkpoint")
 
+    def close(self) -> None:
+        """Leave the group of processes, after which nothing of this process can train."""
+        # a process that exits with its group open may be aborted by the group's own threads
+        self.accelerator.end_training()
+
     # Files
 
     def _resume(self) -> None:
@@ -820,8 +825,7 @@ def main() -> None:
     except (TrainingError, DataSetError, CheckpointError) as error:
         parser.error(str(error))
     trainer.run()
-    # a process that exits with its group open may be aborted by the group's own threads
-    trainer.accelerator.end_training()
+    trainer.close()
 
 
 if __name__ == "__main__":

@@ -496,10 +496,13 @@ def run_main(monkeypatch, *arguments):
         def run(self):
             made.append("ran")
 
+        def close(self):
+            made.append("closed")
+
     monkeypatch.setattr(pure.train, "Trainer", Fake)
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     pure.train.main()
-    assert made[1:] == ["ran"]
+    assert made[1:] == ["ran", "closed"]
     return made[0]
 
 
