@@ -34,11 +34,13 @@ data: $(VENV)/.installed ## Gather the training photographs into data/ (needs ap
 	$(BIN)/python -m tools.photos
 	$(BIN)/python -m tools.perceptual_weights
 
-figures: $(VENV)/.installed ## Make the pictures of README and docs again
+figures: $(VENV)/.installed-dev chromium ## Make the pictures of README and docs again
 	$(BIN)/python -m tools.figures
+	$(BIN)/python -m tools.study_screens
 
-gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again
+gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again, and the study of its pictures
 	$(BIN)/python -m tools.gallery
+	$(BIN)/python -m tools.study_demo
 
 nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (needs make data)
 	$(BIN)/python -m tools.nano_eval

@@ -18,15 +18,22 @@ import gradio as gr
 from baselines import registry, tiny
 from baselines.memory import Shelf
 from pure.pipeline import PurePipeline
-from ui import compare_tab, components, numbers_tab, restore_tab
+from study.room import Room
+from ui import compare_tab, components, numbers_tab, restore_tab, results_tab, study_tab
 from ui.boundary import Model
 from ui.settings import Settings
 
 CACHE_SECONDS = (1800, 3600)  # how often uploads and results are looked at, and how old they get
 
 
-def compose(model: Model, bench: compare_tab.Bench, settings: Settings) -> gr.Blocks:
-    """The page around a model and the methods it is compared with: one line a tab."""
+def compose(
+    model: Model, bench: compare_tab.Bench, settings: Settings, room: Room | None = None
+) -> gr.Blocks:
+    """The page around a model and the methods it is compared with: one line a tab.
+
+    `room` is that of the study; without one it is made from the settings.
+    """
+    room = room or Room(settings.study)
     with gr.Blocks(title="PURE", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gr.HTML(components.header(model.name, model.note), elem_id="head")
         with gr.Tabs() as tabs:
@@ -36,6 +43,10 @@ def compose(model: Model, bench: compare_tab.Bench, settings: Settings) -> gr.Bl
                 compare_tab.build(bench, settings, page=page, tabs=tabs)
             with gr.Tab("Numbers", id="numbers"):
                 numbers_tab.build(compare_tab.GALLERY, settings.results)
+            with gr.Tab("Study", id=study_tab.TAB):
+                study_tab.build(room, page=page, tabs=tabs)
+            with gr.Tab("Results", id=results_tab.TAB) as tab:
+                results_tab.build(room, tab)
     return page.queue(max_size=settings.queue_size)
 
 
@@ -79,12 +90,16 @@ def main(arguments: list[str] | None = None) -> None:
             f"--tiny needs {' and '.join(missing)}: pip install -r requirements-baselines.txt"
         )
     logging.basicConfig(level=logging.INFO)
-    if not options.tiny:
-        demo.launch(**launch_options(settings))
-        return
-    with TemporaryDirectory() as folder:
-        page = compose(model, tiny_bench(Path(folder), settings), settings)
-        page.launch(**launch_options(settings))
+    room.prepare()
+    try:
+        if not options.tiny:
+            demo.launch(**launch_options(settings))
+            return
+        with TemporaryDirectory() as folder:
+            page = compose(model, tiny_bench(Path(folder), settings), settings, room)
+            page.launch(**launch_options(settings))
+    finally:
+        room.close()
 
 
 settings = Settings.from_environment()
@@ -92,7 +107,8 @@ pipeline = PurePipeline.from_pretrained(settings.checkpoint, device=settings.dev
 shelf = Shelf(settings.methods_gib * 2**30, device=settings.device)
 model = Model(pipeline, device=settings.device)
 methods = registry.discover(weights=settings.weights, offload=settings.offload)
-demo = compose(model, compare_tab.Bench(methods, shelf), settings)
+room = Room(settings.study)
+demo = compose(model, compare_tab.Bench(methods, shelf), settings, room)
 
 if __name__ == "__main__":
     main()

@@ -10,12 +10,17 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
 
 from PIL import Image
 
 Family = Literal["interpolation", "gan", "diffusion", "autoregressive", "other"]
+
+# Memory bandwidth of an A100 over that of the half card ZeroGPU lends, 2.04 to 0.9 TB/s: how much
+# longer a network takes there at worst, see `pure.cost`.
+A100_TO_LENT = 2.27
 
 # Decide about pixels whatever the method; its own packages are added to them.
 COMMON_PACKAGES = ("numpy", "pillow", "torch")
@@ -165,6 +170,8 @@ class Method:
         steps: of diffusion or decoding, if it has any.
         colour_fix: how colours are taken over from the input, if they are.
         paper_settings: how the PURE paper ran it, as far as known, and where this differs.
+        gpu_seconds: an estimate for an input of (width, height) on the half card that ZeroGPU
+            lends, loading excluded; 0 if it works without a GPU. None: nobody knows.
         order: where it stands among the others; equal ones stand by name.
         variant_of: name of the method of which this is another setting, if it is one.
         settings: what a visitor may change.
@@ -192,6 +199,7 @@ class Method:
     steps: int | None = None
     colour_fix: str | None = None
     paper_settings: str = ""
+    gpu_seconds: Callable[[tuple[int, int]], float] | None = None
     order: int = 50
     variant_of: str | None = None
     settings: tuple[Setting, ...] = ()
@@ -326,6 +334,21 @@ def _restored(
         return restorer.restore(lq, seed=seed)
     assert method.options is not None, "a method with settings has options"
     return restorer.restore(lq, seed=seed, options=method.options(**values))
+
+
+def no_gpu(size: tuple[int, int]) -> float:
+    """`Method.gpu_seconds` of what works on the CPU or elsewhere."""
+    del size
+    return 0.0
+
+
+def by_area(seconds: float) -> Callable[[tuple[int, int]], float]:
+    """`Method.gpu_seconds` in proportion to the area, from the seconds for 128 × 128."""
+    return partial(_by_area, seconds)  # a partial, because a lease pickles the card
+
+
+def _by_area(seconds: float, size: tuple[int, int]) -> float:
+    return seconds * size[0] * size[1] / 128**2
 
 
 def timed(

@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration, Setting
+from baselines.base import (
+    A100_TO_LENT,
+    Method,
+    MethodUnavailableError,
+    Restoration,
+    Setting,
+    by_area,
+)
 from baselines.diffusion import ldm, settings, sources
 from baselines.diffusion.schedule import TRAINED, spaced_ddpm
 from baselines.diffusion.sizes import CELL, ColourFix
@@ -459,7 +466,8 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "version 2, that of its paper: 50 spaced DDPM steps, guidance 4, no caption, 512 × "
             "512. The PURE paper names no settings; its Table 4 counts the parameters of version 1"
         ),
-        order=33,
+        gpu_seconds=by_area(2.72 * A100_TO_LENT),  # quoted: the PURE paper's Table 4, an A100
+        order=31,
         settings=(
             replace(
                 settings.PROMPT, label="Prompt", info="What the picture shows; published: nothing."

@@ -4,7 +4,7 @@ from functools import partial
 
 from PIL import Image
 
-from baselines.base import Method, Restoration, timed
+from baselines.base import Method, Restoration, no_gpu, timed
 from imaging import convert
 
 SCALE = 4
@@ -40,6 +40,7 @@ def _method(name: str, title: str, resample: Image.Resampling, order: int) -> Me
         source="Pillow, Image.resize",
         licence="MIT-CMU (Pillow)",
         paper_settings="not in the paper's tables",
+        gpu_seconds=no_gpu,
         order=order,
     )
 

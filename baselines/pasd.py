@@ -19,7 +19,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration, Setting
+from baselines.base import (
+    A100_TO_LENT,
+    Method,
+    MethodUnavailableError,
+    Restoration,
+    Setting,
+    by_area,
+)
 from baselines.diffusion import settings, sources
 from baselines.diffusion.captioner import BLIP, Captioner
 from baselines.diffusion.control import led_by_photo
@@ -402,6 +409,7 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "paper and script; the PURE paper names no settings, and counts 1900 million "
             "parameters, which is PASD with BLIP"
         ),
+        gpu_seconds=by_area(2.80 * A100_TO_LENT),  # quoted: the PURE paper's Table 4, an A100
         order=33,
         settings=(
             Setting(

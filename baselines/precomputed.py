@@ -11,7 +11,14 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from baselines.base import Method, MethodError, MethodUnavailableError, Restoration, pixels_sha256
+from baselines.base import (
+    Method,
+    MethodError,
+    MethodUnavailableError,
+    Restoration,
+    no_gpu,
+    pixels_sha256,
+)
 from imaging.load import PhotoError, read_photo
 from imaging.pairing import pair
 
@@ -80,6 +87,7 @@ def method(
         licence=licence,
         preprocessing="unknown: saved outputs",
         postprocessing="unknown: saved outputs",
+        gpu_seconds=no_gpu,
         order=60,
     )
 

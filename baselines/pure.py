@@ -9,19 +9,31 @@ import threading
 import weakref
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from baselines.base import Method, MethodError, MethodUnavailableError, Restoration, timed
+from pure import cost
 from pure.belief import BeliefError
-from pure.checkpoint import NANO_NAME, RELEASED_ID, CheckpointError
-from pure.pipeline import PureOutput, PurePipeline, RestoreError, RestoreSettings
+from pure.checkpoint import (
+    NANO,
+    NANO_NAME,
+    RELEASED_ID,
+    RELEASED_PIXELS,
+    CheckpointError,
+    read_config,
+    read_native,
+)
+from pure.model import CONFIGS
+from pure.pipeline import PureOutput, PurePipeline, RestoreError, RestoreSettings, tile_count
 from pure.sampling import SamplingConfig
 
 SCALE = 4
 GIB = 2**30
 RELEASED_GIB = 24  # weights and caches take 21 GB in bfloat16, see docs/architecture.md
+FACTOR, CODES = 8, 16_384  # of the released VQ tokenizer: pixels a side of a code, codebook
 K_MAX = (10, 100, 500)  # beside the published 2000: a curve from faithful to lively
 DEFAULT = RestoreSettings()
 
@@ -152,9 +164,34 @@ def variants(
                 if settings == DEFAULT
                 else f"as {title}, but {words}"
             ),
+            gpu_seconds=partial(gpu_seconds, checkpoint, settings),
             order=order,
             variant_of=name if ending else None,
         )
+
+
+def gpu_seconds(checkpoint: str, settings: RestoreSettings, size: tuple[int, int]) -> float:
+    """About how long the half card that ZeroGPU lends takes for an input of (width, height).
+
+    Computed from shapes and published figures of the card, see `pure.cost`; every pass is launched
+    by itself, as in the plain decoder. A checkpoint that is not here counts as the released one.
+    """
+    config, native = CONFIGS["7b"], RELEASED_PIXELS
+    folder = NANO if checkpoint == "nano" else Path(checkpoint)
+    if folder.is_dir():
+        config, native = read_config(folder), read_native(folder)
+    side = native // FACTOR
+    work = cost.Workload(
+        side,
+        side,
+        codes=min(CODES, config.vocab_size),
+        text=0 if settings.guidance == "none" else cost.Workload.text,
+    )
+    layers = config.num_hidden_layers / CONFIGS["7b"].num_hidden_layers
+    tiles = tile_count(size, settings.scale, native=native, factor=FACTOR)
+    return tiles * cost.image_seconds(
+        config, cost.ZERO_GPU, work, launch=cost.EAGER_LAUNCH * layers
+    )
 
 
 def _load(device: str, *, name: str, checkpoint: str, settings: RestoreSettings) -> Pure:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from baselines.base import Method, MethodUnavailableError, Restoration, timed
+from baselines.base import Method, MethodUnavailableError, Restoration, by_area, timed
 from baselines.rrdb import RRDBNet, WeightsError, from_state, read_ncnn, read_pth
 from imaging import convert, tiling
 
@@ -35,6 +35,8 @@ RELEASE = "https://github.com/xinntao/Real-ESRGAN/releases/tag/v0.1.0"
 # (measured with ncnn). The network looks far beyond 32 pixels, so tiles are large, not many.
 TILE, OVERLAP = 192, 64  # pixels of the input
 MEMORY_BYTES = TILE * TILE * 70_000 + 4 * PARAMETERS
+# For 128 × 128, measured with torch on one CPU core, see docs/metrics.md: a GPU is never slower.
+CPU_SECONDS = 7.4
 
 Run = Callable[[np.ndarray], np.ndarray]  # (3, H, W) to (3, 4H, 4W), float32 RGB in [0, 1]
 
@@ -177,5 +179,6 @@ METHOD = Method(
     preprocessing=f"none; tiles of {TILE} px that share {OVERLAP} px where a side is longer",
     postprocessing="clamp, round to 8 bit",
     paper_settings="the paper does not say; x4plus is the published model for photographs",
+    gpu_seconds=by_area(CPU_SECONDS),
     order=20,
 )

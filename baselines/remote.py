@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from baselines.base import Method, MethodError, MethodUnavailableError, Restoration, timed
+from baselines.base import Method, MethodError, MethodUnavailableError, Restoration, no_gpu, timed
 from imaging.load import PhotoError, read_photo
 
 ENDPOINT = "/restore"
@@ -91,6 +91,7 @@ def method(name: str, address: str, *, title: str = "", scale: int = 4) -> Metho
         licence="unknown: runs elsewhere",
         preprocessing=f"sent as PNG; the seed {told}",
         postprocessing="unknown: runs elsewhere",
+        gpu_seconds=no_gpu,
         order=70,
     )
 

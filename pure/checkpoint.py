@@ -27,6 +27,7 @@ from pure.vq import VQConfig, VQModel
 NANO = Path(__file__).parent / "weights" / "nano"
 NANO_NAME = "PURE-nano"
 RELEASED_ID = "nonwhy/PURE"
+RELEASED_PIXELS = 512
 VQ_ID, VQ_FILE = "FoundationVision/LlamaGen", "vq_ds8_c2i.pt"
 VQ_SAFETENSORS = "vq.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -120,11 +121,10 @@ def load(
         vq=tokenizers.vq,
         grammar=tokenizers.grammar,
         text=tokenizers.text,
-        # 512 is what the released model was trained at; ours says in its config.
-        native=int(settings.get("native_pixels", 512)),
+        native=_native(config_json),
         text_limit=int(settings.get("text_limit", 512)),
         photos=settings.get("photos"),
-        guidance_scale=float(settings.get("guidance_scale", GUIDANCE_SCALE)),
+        guidance_scale=own_guidance_scale(folder),
     )
 
 
@@ -147,13 +147,29 @@ def load_tokenizers(folder: Path, *, device: torch.device | str = "cpu") -> Toke
             f"the vocabulary {len(vocab.codes)}"
         )
     text = _text(folder / "tokenizer.json", vocab)
-    form = config_json.get("pure", {}).get("text_form")
+    grammar = own_grammar(folder, vocab, vq.factor)
+    return Tokenizers(names, grammar, text, vq)
+
+
+def own_grammar(folder: Path, vocab: Vocab, factor: int) -> Grammar:
+    """The grammar of a checkpoint folder, with the form of its own text if it has one.
+
+    Raises:
+        CheckpointError: the form names what is no text.
+    """
+    form = _read_json(folder / "config.json").get("pure", {}).get("text_form")
+    names = read_names(folder)
     try:
         ids = None if form is None else [[names[name] for name in place] for place in form]
-        grammar = Grammar(vocab, vq.factor, ids)
+        return Grammar(vocab, factor, ids)
     except (KeyError, GrammarError) as error:
         raise CheckpointError(f"{folder}: its text_form cannot be used: {error}") from error
-    return Tokenizers(names, grammar, text, vq)
+
+
+def own_guidance_scale(folder: Path) -> float:
+    """The guidance scale of a checkpoint folder; the published one where it names none."""
+    settings = _read_json(folder / "config.json").get("pure", {})
+    return float(settings.get("guidance_scale", GUIDANCE_SCALE))
 
 
 def find(path_or_id: str | Path) -> Path:
@@ -185,6 +201,16 @@ def find(path_or_id: str | Path) -> Path:
 def read_config(folder: Path) -> TransformerConfig:
     """The configuration of a checkpoint folder; see `transformer_config`."""
     return transformer_config(_read_json(folder / "config.json"))
+
+
+def read_native(folder: Path) -> int:
+    """Side in pixels of the picture one sequence of a checkpoint folder restores."""
+    return _native(_read_json(folder / "config.json"))
+
+
+def _native(config_json: Mapping[str, Any]) -> int:
+    # 512 is what the released model was trained at; ours says in its config.
+    return int(config_json.get("pure", {}).get("native_pixels", RELEASED_PIXELS))
 
 
 def transformer_config(config: Mapping[str, Any]) -> TransformerConfig:

@@ -371,8 +371,22 @@ class PurePipeline:
 
     def tiles(self, size: tuple[int, int], scale: int) -> int:
         """Sequences it takes to restore a photo of `size` (width, height)."""
-        canvas = _canvas((size[0] * scale, size[1] * scale), self.checkpoint.native)
-        return len(_plan(canvas, self.checkpoint))
+        return tile_count(
+            size, scale, native=self.checkpoint.native, factor=self.checkpoint.vq.factor
+        )
+
+
+def tile_count(size: tuple[int, int], scale: int, *, native: int, factor: int) -> int:
+    """Sequences it takes to restore a photo of `size` (width, height), without any weights.
+
+    Args:
+        size: of the photo.
+        scale: of the result.
+        native: side in pixels of the picture one sequence restores.
+        factor: pixels a side of a code.
+    """
+    canvas = _canvas((size[0] * scale, size[1] * scale), native)
+    return len(_plan(canvas, native, factor))
 
 
 def _canvas(size: tuple[int, int], native: int) -> tuple[int, int]:
@@ -381,8 +395,7 @@ def _canvas(size: tuple[int, int], native: int) -> tuple[int, int]:
     return width, height
 
 
-def _plan(canvas: tuple[int, int], checkpoint: Checkpoint) -> list[tiling.Tile]:
-    native, factor = checkpoint.native, checkpoint.vq.factor
+def _plan(canvas: tuple[int, int], native: int, factor: int) -> list[tiling.Tile]:
     return tiling.plan(canvas, native, native // OVERLAP, multiple=factor)
 
 
@@ -453,7 +466,7 @@ class _Restoration:
         self.enlarged = convert.resize(image, self.size)
         self.native, self.factor = checkpoint.native, checkpoint.vq.factor
         self.canvas = _pad(self.enlarged, _canvas(self.size, self.native))
-        self.tiles = _plan(self.canvas.size, checkpoint)
+        self.tiles = _plan(self.canvas.size, self.native, self.factor)
         rows, columns = self.canvas.height // self.factor, self.canvas.width // self.factor
         self.codes = torch.full((rows, columns), -1)
         self.positions = torch.arange(rows * columns).view(rows, columns)

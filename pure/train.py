@@ -37,6 +37,8 @@ from pure.checkpoint import (
     VQ_SAFETENSORS,
     CheckpointError,
     load_vq,
+    own_grammar,
+    own_guidance_scale,
     read_config,
     read_names,
 )
@@ -45,7 +47,7 @@ from pure.engine import Engine
 from pure.grammar import Grammar, Grid
 from pure.model import CONFIGS, Transformer, TransformerConfig
 from pure.pretokenise import PARTS, PROMPT, DataSetError, TokenisedSet, TrainingSequence
-from pure.sampling import SamplingConfig
+from pure.sampling import GUIDANCE_SCALE, SamplingConfig
 from pure.sharding import (
     fill,
     memory_plan,
@@ -599,6 +601,11 @@ class Trainer:
         if s.export_every:
             self.export(self.out / "checkpoint")
 
+    def close(self) -> None:
+        """Leave the group of processes, after which nothing of this process can train."""
+        # a process that exits with its group open may be aborted by the group's own threads
+        self.accelerator.end_training()
+
     # Files
 
     def _resume(self) -> None:
@@ -660,6 +667,8 @@ class Trainer:
     def sample(self) -> None:
         """Restore some held-out pairs into samples/STEP.png: input, restoration, reference.
 
+        With the guidance scale of the checkpoint the run started from, and after its own text where
+        it has a form for that; else after the true one, since a young model's may have any length.
         The first process does it; sharded weights are gathered there once for all pictures.
         """
         weights = self.average or whole_weights(self.model)
@@ -674,7 +683,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _restored(self, model: Transformer, pair: TrainingSequence) -> np.ndarray:
-        grammar = Grammar(self.vocab, self.vq.factor)
+        grammar, scale = Grammar(self.vocab, self.vq.factor), GUIDANCE_SCALE
+        if self.start is not None:
+            grammar = own_grammar(self.start, self.vocab, self.vq.factor)
+            scale = own_guidance_scale(self.start)
         ids, parts = np.array(pair.ids), np.array(pair.parts)
         prompt, text, answer = (
             ids[parts == PROMPT],
@@ -685,7 +697,11 @@ class Trainer:
         lq, gt = (grammar.read_image(part.tolist()) for part in (prompt[begin:-1], answer[:-1]))
         engine = Engine(model, self.vocab.code_ids)
         conversation = Conversation(engine, grammar, prompt.tolist(), Grid(*gt.shape))
-        steps = conversation.restore(text.tolist(), SamplingConfig(), seed=self.settings.seed)
+        text = text.tolist()
+        if grammar.form is not None:
+            text = [step.id for step in conversation.write_text()]
+        sampling = SamplingConfig(guidance_scale=scale)
+        steps = conversation.restore(text, sampling, seed=self.settings.seed)
         codes = torch.tensor([step.code for step in steps if step.code is not None])
         grids = (lq, codes.view(gt.shape), gt)
         return np.concatenate([np.asarray(self.vq.decode_image(grid)) for grid in grids], axis=1)
@@ -809,6 +825,7 @@ def main() -> None:
     except (TrainingError, DataSetError, CheckpointError) as error:
         parser.error(str(error))
     trainer.run()
+    trainer.close()
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def analyse(
     result["capture_flags"] = _flag_counts(frame)
     result["report_card"] = report_card(frame, kept, excluded)
     result["headline"] = headline(result)
+    result["headline_unscreened"] = headline(result, "unscreened")
     return plain(result)
 
 
@@ -217,12 +218,16 @@ def report_card(
     }
 
 
-def headline(result: Result) -> str:
-    """One sentence, from the preregistered two-way test of the screened votes and nothing else.
+def headline(result: Result, votes: str = "screened") -> str:
+    """One sentence, from the preregistered two-way test and nothing else.
 
     "distinguishable" takes both a two-way p below alpha and the same after Holm's correction.
+
+    Args:
+        result: with the numbers of both kinds of votes.
+        votes: "screened", which is the study's headline, or "unscreened", to be shown beside it.
     """
-    R, alpha = result["screened"], result["plan"]["alpha"]
+    R, alpha = result[votes], result["plan"]["alpha"]
     if R["leader"] is None:
         return "No vote that counts: nothing can be said."
     if result["mode"] == "pick_best":

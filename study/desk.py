@@ -46,7 +46,7 @@ from study.votes import SCHEMA_VERSION, SKIP, TIE
 
 SHA_DIGITS = 16  # of each stimulus in the vote record
 SHARED_ADDRESS = 4  # people from one address in a day from which votes are flagged
-PADDED_PICTURES = 8  # pictures kept in memory, prepared for showing
+PADDED_PICTURES = 32  # inputs kept in memory with their outputs, prepared for showing
 
 
 class DeskError(ValueError):
@@ -339,6 +339,7 @@ class Desk:
         check_token(token, self._tokens, self.study.hash, trial.order, self._clock())
         if not (len(event_id) == 32 and set(event_id) <= set("0123456789abcdef")):
             raise DeskError("A vote needs an event id of 32 hexadecimal digits.")
+        self._refuse_small(answer)
         choice, position = _choice(trial, answer)
         flags = sorted({*answer.flags, *self._flags(who, answer, address)})
         row = self._row(who, trial, answer, choice, position)
@@ -518,6 +519,14 @@ class Desk:
         outputs = self._images[image_id].outputs
         return tuple(outputs[name].sha256 for name in order)
 
+    def _refuse_small(self, answer: Answer) -> None:
+        design = self.study.design
+        if design.small_viewport == "block" and answer.viewport_w < design.viewport_min_px:
+            raise DeskError(
+                f"This study needs a window at least {design.viewport_min_px} pixels wide; "
+                f"yours has {answer.viewport_w}. Go on at a larger screen, with the same code."
+            )
+
     def _flags(self, who: str, answer: Answer, address: str) -> list[str]:
         """Facts about how the vote was given; never a verdict."""
         flags = []
@@ -583,9 +592,9 @@ class Desk:
         image = self._images[image_id]
         pictures = {name: self._open(picture) for name, picture in image.outputs.items()}
         size = next(iter(pictures.values())).size
-        for name, picture in pictures.items():
-            if picture.size != size:
-                raise DeskError(f"The outputs of {image_id} differ in size: {name}.")
+        if any(picture.size != size for picture in pictures.values()):
+            # `study.new` makes no such study; the message must not tell which output it is.
+            raise DeskError("The pictures of this trial differ in size, so it cannot be shown.")
         # Nearest, so that nobody takes the input for a restoration.
         lq = self._open(image.lq).resize(size, Image.Resampling.NEAREST)
         files = equal_size([plain_png(picture) for picture in (*pictures.values(), lq)])

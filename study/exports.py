@@ -6,6 +6,7 @@ Knows the store's rows and the result JSON; computes nothing.
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,24 @@ def export_study(store: VoteStore, study: Study, folder: Path) -> dict[str, Any]
     text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
     (folder / "MANIFEST.json").write_text(text, encoding="utf-8")
     return manifest
+
+
+def write_report(result: Mapping[str, Any], title: str, folder: Path) -> None:
+    """Write result.json, table.tex and study.bib into a folder that exists."""
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / "result.json").write_text(text, encoding="utf-8")
+    (folder / "table.tex").write_text(latex_table(result), encoding="utf-8")
+    (folder / "study.bib").write_text(bibtex(result, title), encoding="utf-8")
+
+
+def bundle(folder: Path, name: str) -> Path:
+    """All files of a folder in one archive in it, without its own path."""
+    archive = folder / name
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        for path in files:
+            out.write(path, path.name)
+    return archive
 
 
 def participant_rows(store: VoteStore, study: Study) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 INK, GRID = "#808080", "rgba(128,128,128,0.3)"
+CELL_INK = "#111111"  # on the colours of the matrix, whatever the page's are
 COLOUR, SECOND, CHANCE = "#3b82c4", "#d08a1c", "#c2544a"  # distinct to colour-blind readers
 Names = Mapping[str, str] | None
 
@@ -70,7 +71,7 @@ def davidson_strengths(result: Mapping[str, Any], titles: Names = None) -> go.Fi
 
 
 def win_matrix(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
-    """How often the row was preferred to the column, as share of decided comparisons."""
+    """How often the row was preferred to the column, in percent of decided comparisons."""
     R, methods = result["screened"], result["methods"]
     number = {m: i for i, m in enumerate(methods)}
     order = [number[m] for m in R["order"]]
@@ -90,8 +91,9 @@ def win_matrix(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
             z=share,
             x=names,
             y=names,
-            text=text,
-            texttemplate="%{text}",
+            text=text,  # the counts, when a cell is pointed at: six columns of them fit no phone
+            texttemplate="%{z:.0f}",
+            textfont={"color": CELL_INK, "size": 14},
             zmin=0,
             zmax=100,
             colorscale=[[0, "#b2604a"], [0.5, "#d9d9d9"], [1, "#3b82c4"]],
@@ -100,7 +102,7 @@ def win_matrix(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
         )
     )
     figure.update_yaxes(autorange="reversed")
-    return _styled(figure, "Row preferred to column", "", "")
+    return _styled(figure, "Row preferred to column, %", "", "")
 
 
 def position_balance(result: Mapping[str, Any], titles: Names = None) -> go.Figure:
@@ -121,23 +123,25 @@ def agreement(result: Mapping[str, Any]) -> go.Figure:
     same, repeats = R["self_consistency"]
     passed, golden = R.get("golden", [0, 0])
     rows = [
-        ("Krippendorff's alpha", R["kripp_alpha"], R.get("kripp_alpha_expected")),
+        ("Krippendorff's<br>alpha", R["kripp_alpha"], R.get("kripp_alpha_expected")),
         (
-            f"repeats answered alike (n = {repeats})",
+            f"repeats alike<br>(n = {repeats})",
             same / repeats if repeats else None,
             R.get("self_consistency_expected"),
         ),
-        (f"golden trials passed (n = {golden})", passed / golden if golden else None, None),
+        (f"goldens passed<br>(n = {golden})", passed / golden if golden else None, None),
     ]
     figure = go.Figure()
     labels = [label for label, _, _ in rows]
-    figure.add_bar(name="observed", x=labels, y=[seen for _, seen, _ in rows], marker_color=COLOUR)
-    figure.add_bar(
-        name="expected from the model",
-        x=labels,
-        y=[expected for _, _, expected in rows],
-        marker_color=SECOND,
-    )
+    for name, place, colour in (("observed", 1, COLOUR), ("expected from the model", 2, SECOND)):
+        figure.add_bar(
+            name=name,
+            y=labels,
+            x=[row[place] for row in rows],
+            orientation="h",
+            marker_color=colour,
+        )
+    figure.update_yaxes(autorange="reversed")
     return _styled(figure, "Agreement and consistency", "", "")
 
 
@@ -156,9 +160,7 @@ def power_curves(table: Sequence[Mapping[str, Any]]) -> go.Figure:
         )
     figure.add_hline(y=0.8, line_dash="dot", line_color=INK)
     figure.update_yaxes(range=[0, 1])
-    return _styled(
-        figure, "Power of leader against runner-up (simulated)", "participants", "power, two-way"
-    )
+    return _styled(figure, "Power against runner-up", "participants", "simulated power, two-way")
 
 
 def figures(result: Mapping[str, Any], titles: Names = None) -> dict[str, go.Figure]:
@@ -211,8 +213,11 @@ def _styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": INK},
         margin={"l": 60, "r": 20, "t": 50, "b": 50},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        # below the axis: above it would cover the title where the figure is narrow
+        legend={"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0, "xanchor": "left"},
     )
-    figure.update_xaxes(gridcolor=GRID)
-    figure.update_yaxes(gridcolor=GRID)
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
     return figure

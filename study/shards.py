@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -345,7 +345,7 @@ class ShardedStore:
         self._inner.close()
 
 
-def open_sharded(path: Path, shards: Shards) -> ShardedStore:
+def open_sharded(path: Path, shards: Shards, stale: timedelta = timedelta(hours=2)) -> ShardedStore:
     """Open the store at `path`, rebuilt from the shards in the repository if need be.
 
     Three cases: the disk is empty, and the store is rebuilt; the disk has all there is, and what
@@ -354,7 +354,7 @@ def open_sharded(path: Path, shards: Shards) -> ShardedStore:
     """
     pulled = shards.pull()
     elsewhere = merged([event for events in pulled.values() for event in events])
-    inner = SqliteStore(path)
+    inner = SqliteStore(path, stale=stale)
     here = list(inner.events())
     hashes = {event.row_hash for event in here}
     if not {event.row_hash for event in elsewhere} <= hashes:
@@ -363,7 +363,7 @@ def open_sharded(path: Path, shards: Shards) -> ShardedStore:
             aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.old")
             SqliteStore(path).close()  # folds the write-ahead log into the file
             os.replace(path, aside)
-            inner = SqliteStore(path)
+            inner = SqliteStore(path, stale=stale)
         inner.restore([*elsewhere, *here])
         here = list(inner.events())
     copied = {event.row_hash for events in pulled.values() for event in events}

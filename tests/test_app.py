@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -14,6 +15,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
 
+from baselines import pure, registry
+from baselines.memory import Shelf
 from tests.imaging.hostile_files import HOSTILE
 from tests.ui.fake_methods import FakeShelf, by_name, fake, speaking, three
 from tests.ui.fake_pipeline import CAPTION, LABEL, FakePipeline
@@ -338,6 +341,57 @@ def test_five_visitors_compare_at_once_and_each_gets_their_own(serve, tmp_path):
             with Image.open(file) as picture:
                 assert picture.getpixel((5, 5)) == (expected,) * 3
     assert shelf.most_inside == 1
+
+
+class WatchedShelf(Shelf):
+    """Knows the most memory that loaded methods took together, by their cards."""
+
+    most = 0
+
+    def _take(self, method):
+        entry = super()._take(method)
+        with self._changed:
+            taken = sum(one.method.memory_bytes for one in self._loaded.values())
+            self.most = max(self.most, taken)
+        return entry
+
+
+def test_five_visitors_of_real_methods_lose_nothing_and_stay_in_the_budget(
+    serve, checkpoint_folder, tmp_path
+):
+    tiny = next(pure.variants(str(checkpoint_folder), name="tiny", title="Tiny", memory_bytes=60))
+    ours = registry.discover()
+    methods = by_name(
+        *(replace(ours[name], memory_bytes=30) for name in ("nearest", "bicubic", "lanczos")), tiny
+    )
+    shelf = WatchedShelf(100)  # all four would take 150: some have to go for others
+    address = serve(FakePipeline(), methods, shelf)
+    rng = np.random.default_rng(5)
+    photos = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(5)]
+    chosen = [["tiny", "bicubic"], ["lanczos", "tiny"], ["nearest", "bicubic", "lanczos"]]
+    results = {}
+
+    def ask(visitor: int) -> None:
+        path = tmp_path / f"{visitor}.png"
+        photos[visitor].save(path)
+        results[visitor] = connect(address).predict(
+            handle_file(str(path)), methods=chosen[visitor % 3], seed=visitor, api_name="/compare"
+        )
+
+    threads = [threading.Thread(target=ask, args=(visitor,)) for visitor in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(results) == list(range(5))
+    for visitor, (progress, files, cards) in results.items():
+        assert {one["state"] for one in progress.values()} == {"done"}
+        assert sorted(cards) == sorted(chosen[visitor % 3])
+        for name, file in zip(progress, files, strict=True):
+            alone = methods[name].load("cpu").restore(photos[visitor], seed=visitor).image
+            with Image.open(file) as picture:
+                assert picture.tobytes() == alone.tobytes(), (visitor, name)
+    assert 60 < shelf.most <= 100
 
 
 def test_cancelling_a_comparison_starts_no_further_method(serve, photo):

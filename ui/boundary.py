@@ -22,6 +22,11 @@ from pure.belief import BeliefError
 from pure.checkpoint import RELEASED_ID, CheckpointError
 from pure.pipeline import Done, Event, RestoreError, RestoreSettings
 from pure.sampling import SamplingError
+from study.blinding import TokenError
+from study.design import StudyError
+from study.desk import DeskError
+from study.store import WithdrawnError
+from study.votes import VotesError
 
 
 class CompareError(ValueError):
@@ -38,6 +43,11 @@ VISITOR_ERRORS = (
     MethodUnavailableError,
     SettingError,
     CompareError,
+    DeskError,
+    TokenError,
+    StudyError,
+    WithdrawnError,
+    VotesError,
 )
 
 # Seconds a pass of the transformer takes, for estimates before the first run has been timed.

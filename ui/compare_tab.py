@@ -29,7 +29,7 @@ from baselines.base import (
 )
 from imaging.load import ACCEPTED, PhotoError, read_photo
 from ui import gallery
-from ui.boundary import CompareError, guarded, lease, shown
+from ui.boundary import LEASE_MARGIN, LEASE_SECONDS, CompareError, guarded, lease, shown
 from ui.restore_tab import credits, largest, too_large, uploaded
 from ui.runcard import stem
 from ui.settings import Settings
@@ -40,7 +40,8 @@ GALLERY = Path(__file__).parents[1] / "examples" / "gallery"
 MOST_METHODS = MOST - 1  # beside the input
 PRESELECTED = ("bicubic", "realesrgan", "pure", "pure-nano")
 LARGEST_SEED = 2**31 - 1
-LEASE_SECONDS = 120  # of GPU for one method; loading is not part of it where it is loaded already
+UNKNOWN_SECONDS = 60  # of GPU, for a method whose card does not say: what ZeroGPU gives unasked
+LOADING_SPEED = 1e9  # bytes a second from disk to GPU; assumed, to be measured there
 QUEUE = "compare"  # one comparison at a time, whoever asks
 
 ABOUT_COMPARE = (
@@ -113,7 +114,20 @@ class Bench:
 
     def __init__(self, methods: Mapping[str, Method], shelf: Shelf) -> None:
         self.methods, self._shelf = dict(methods), shelf
-        self.restore = lease(self._restore, lambda *args: LEASE_SECONDS)
+        self._leased = lease(self._restore, lease_seconds)
+
+    def restore(
+        self, method: Method, lq: Image.Image, seed: int, values: Values
+    ) -> tuple[Restoration, RunCard]:
+        """Run a method, on a leased GPU if it needs one.
+
+        Raises:
+            MethodUnavailableError: it cannot be loaded.
+            MethodError: it cannot restore this picture.
+        """
+        if lease_seconds(method, lq, seed, values) == 0:
+            return self._restore(method, lq, seed, values)
+        return self._leased(method, lq, seed, values)
 
     def _restore(
         self, method: Method, lq: Image.Image, seed: int, values: Values
@@ -121,6 +135,21 @@ class Bench:
         device = self._shelf.device
         with self._shelf.use(method) as restorer:
             return run(method, restorer, lq, seed=seed, device=device, values=values)
+
+
+def lease_seconds(method: Method, lq: Image.Image, seed: int, values: Values) -> int:
+    """Seconds of GPU to ask for; takes what the leased function takes.
+
+    Loading is part of it: a lease may begin in a process that has nothing loaded. 0: it needs none.
+    """
+    del seed
+    needed = UNKNOWN_SECONDS if method.gpu_seconds is None else method.gpu_seconds(lq.size)
+    if method.steps and isinstance(steps := values.get("steps"), int):
+        needed *= steps / method.steps
+    if needed == 0:
+        return 0
+    loading = method.memory_bytes / LOADING_SPEED
+    return max(LEASE_SECONDS, round((needed + loading) * LEASE_MARGIN))
 
 
 def start(
@@ -305,7 +334,10 @@ def unavailable(methods: Mapping[str, Method]) -> str:
     if not reasons:
         return ""
     lines = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)
-    return f'<div class="note" id="unavailable">Not available here:<ul>{lines}</ul></div>'
+    return (
+        '<details class="note" id="unavailable"><summary>Not available here, and why</summary>'
+        f"<ul>{lines}</ul></details>"
+    )
 
 
 def offered(methods: Mapping[str, Method]) -> tuple[list[Method], list[Method]]:

@@ -50,16 +50,56 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+/* 100 %: tabs that do not fit go to Gradio's menu and do not make the page wider */
+.gradio-container { max-width: min(1180px, 100%) !important; margin: 0 auto !important;
+  overflow: clip !important; } /* not hidden: nothing could stick to the window's edge */
 .dark { --color-accent: var(--primary-400); }
 .gradio-container .html-container { padding-left: 0; padding-right: 0; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }
 /* tables scroll in themselves: a page as wide as its widest table could not be read on a phone */
-#numbers { contain: inline-size; width: 100%; }
-#numbers .table-wrap { overflow-x: auto; }
+:is(#numbers, #results) { contain: inline-size; width: 100%; }
+#unavailable summary { min-height: 44px; line-height: 44px; cursor: pointer; }
+#unavailable { overflow-wrap: anywhere; }
+.numbers-table { overflow-x: auto; }
+.numbers-table table.sortable { border: 0; border-collapse: collapse; width: 100%;
+  font-size: .95rem;
+  font-variant-numeric: tabular-nums; }
+.numbers-table .sortable :is(th, td) { padding: .3rem .6rem; text-align: right;
+  white-space: nowrap; border: 0; border-bottom: 1px solid var(--border-color-primary); }
+.numbers-table .sortable :is(thead, tbody, tr) { border: 0; }
+.numbers-table .sortable :is(th, td):first-child { text-align: left; }
+.numbers-table .sortable th { vertical-align: bottom; white-space: normal; }
+.numbers-table .sortable th button { min-height: 44px; padding: 0; font-size: .9rem;
+  font-weight: 600; text-align: inherit; color: inherit; background: none; border-radius: 0;
+  box-shadow: none; cursor: pointer; line-height: 1.3; }
+.numbers-table .sortable th button:hover { text-decoration: underline; }
+.numbers-table th[aria-sort=ascending] button::after { content: " ▴"; }
+.numbers-table th[aria-sort=descending] button::after { content: " ▾"; }
+.numbers-table td[data-rank]::before { content: attr(data-rank) ". ";
+  color: var(--body-text-color-subdued); }
+.numbers-table :is(button, [tabindex]):focus-visible, .numbers-table:focus-visible {
+  outline: 3px solid var(--color-accent); outline-offset: -3px; }
+.numbers-table th[scope=row] { font-weight: 500; }
+.numbers-table.words { overflow-x: visible; }
+.numbers-table.words .sortable :is(th, td) { white-space: normal; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; }
+.numbers-table.words .sortable th[scope=row] { width: 34%; overflow-wrap: normal;
+  word-break: normal; }
+#results .numbers-table .sortable thead th { white-space: normal; }
+#results .headline { margin: .3rem 0; padding: 14px 16px; font-size: 1.1rem; line-height: 1.5;
+  border: 1px solid var(--border-color-primary); border-left: 4px solid var(--color-accent);
+  border-radius: 6px; background: var(--background-fill-secondary); }
+#results .note { overflow-wrap: anywhere; } /* hashes, on a phone */
+/* one grey cannot be read on both grounds; the matrix has colours of its own behind its numbers */
+#results .js-plotly-plot text:not(.heatmap-label text) { fill: var(--body-text-color) !important; }
+#results pre { margin: 0; padding: 10px 12px; overflow-x: auto; font-family: var(--font-mono);
+  font-size: .88rem; border: 1px solid var(--border-color-primary); border-radius: 6px; }
 .numbers-head h3 { margin: .6rem 0 .1rem; font-size: 1.1rem; font-weight: 600; }
 .numbers-head details { color: var(--body-text-color-subdued); font-size: .9rem; }
+@media (max-width: 640px) { /* all tabs in sight, none in a menu */
+  .gradio-container [role=tablist] > button { padding: 0 7px; }
+}
 #left, #right { gap: 12px; }
 
 #head h1 { font-size: 1.7rem; line-height: 1.25; margin: .4rem 0 .2rem; font-weight: 700; }
@@ -73,10 +113,11 @@ CSS = """
 .gradio-container :is(.source-selection button, .icon-button) { min-width: 44px; }
 .gradio-container .icon-button { justify-content: center; }
 .gradio-container .icon-button svg { width: 18px; height: 18px; }
+.gradio-container .tab-like-container { height: auto; } /* of a slider's number */
 .gradio-container textarea { min-height: 44px; }
 .gradio-container .source-selection svg { width: 22px; height: 22px; }
 .gradio-container label:has(:is(input[type=radio], input[type=checkbox])) { min-height: 44px; }
-:is(#options, #own, #variants) > button { align-items: center; }
+.gradio-container .label-wrap { align-items: center; } /* of an accordion */
 .gradio-container :is(button, a, input, textarea, select, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 #new-seed { align-self: flex-end; margin: 0 12px 12px 0; }
@@ -155,6 +196,7 @@ CSS = """
   #slider .icon-button-wrapper { display: none; } /* it would cover the picture; pinch works */
   #sides button { font-size: .85rem; padding: 0 6px; }
   .heat .frame { height: 130px; }
+  :is(#numbers, #results) .modebar { display: none; } /* it would cover the points */
   .heat .title { min-height: 4.1rem; }
 }
 """

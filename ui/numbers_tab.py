@@ -15,7 +15,7 @@ import gradio as gr
 
 from evaluation import report, runner, scores
 from evaluation.metrics import table
-from evaluation.report import NONE, Figure, Summary, Table
+from evaluation.report import Figure, Summary, Table
 from ui import gallery
 from ui.boundary import guarded
 from ui.viewer import MOST, Picture, Scene, payload, viewer
@@ -107,31 +107,6 @@ def _scene_of(folder: Path, summary: Summary) -> Callable[[str], Scene | None]:
     return scene
 
 
-def sortable(shown: Table) -> dict[str, Any]:
-    """A table for `gr.Dataframe`: columns of numbers are numbers, so that they sort as such."""
-    columns = list(zip(*shown.rows, strict=True)) if shown.rows else [()] * len(shown.head)
-    numeric = [_is_numeric(column) for column in columns]
-    rows = [
-        [_value(cell) if is_number else cell for cell, is_number in zip(row, numeric, strict=True)]
-        for row in shown.rows
-    ]
-    return {
-        "value": {"headers": list(shown.head), "data": rows},
-        "datatype": ["number" if is_number else "str" for is_number in numeric],
-    }
-
-
-def _value(cell: str) -> float | None:
-    return None if cell == NONE else float(cell.replace(",", ""))
-
-
-def _is_numeric(column: tuple[str, ...]) -> bool:
-    try:
-        return any(_value(cell) is not None for cell in column)
-    except ValueError:
-        return False
-
-
 def caption(shown: Table) -> str:
     """A table's title and what one has to know to read it."""
     feet = "".join(f"<li>{html.escape(line)}</li>" for line in shown.foot)
@@ -162,13 +137,17 @@ def _lay_out(found: dict[str, Source]) -> None:
     gr.HTML('<h2 class="visually-hidden">Results in numbers</h2>')
     gr.HTML(
         '<p class="note">Every number says where it is from: measured here, or quoted from the '
-        "paper (PURE, ICCV 2025). Click a column's head to sort by it.</p>"
+        "paper (PURE, ICCV 2025). Click a column's head to sort and rank by it.</p>"
     )
     if found:
         _measured(found)
+    drawn = report.sampling_in_the_paper()
     for shown in report.from_the_paper():
         gr.HTML(caption(shown))
-        _table(shown, f"Quoted: {shown.title}")
+        if shown == drawn.table:
+            _figure(drawn)
+        else:
+            _table(shown)
 
 
 def _measured(found: dict[str, Source]) -> None:
@@ -216,15 +195,13 @@ def _measured(found: dict[str, Source]) -> None:
         for shown in _padded(report.tables(summary), TABLES):
             visible = gr.update(visible=shown is not None)
             head = "" if shown is None else caption(shown)
-            cells = gr.skip() if shown is None else gr.update(**sortable(shown))
-            changes += [visible, head, cells]
+            changes += [visible, head, "" if shown is None else _cells(shown)]
         for figure in _padded(report.overview(summary), FIGURES):
             visible = gr.update(visible=figure is not None)
             if figure is None:
-                changes += [visible, "", None, gr.skip()]
+                changes += [visible, "", None, ""]
             else:
-                cells = gr.update(**sortable(figure.table))
-                changes += [visible, _heading(figure), figure.figure, cells]
+                changes += [visible, _heading(figure), figure.figure, _cells(figure.table)]
         options, names = axes(summary), pictures(summary)
         x, y = _two(options)
         value = names[0] if names else None
@@ -275,10 +252,20 @@ def _scatter(source: Source, x: str | None, y: str | None) -> Any:
     return None if drawn is None else drawn.figure
 
 
-def _table(shown: Table | None, label: str = "Table") -> gr.Dataframe:
-    contents = {} if shown is None else sortable(shown)
-    name = label if shown is None else shown.title or label
-    return gr.Dataframe(**contents, label=name, show_label=False, interactive=False, wrap=True)
+def _table(shown: Table | None) -> gr.HTML:
+    return gr.HTML(
+        "" if shown is None else _cells(shown),
+        js_on_load=f"element.addEventListener('click', {report.SORT});",
+    )
+
+
+def _cells(shown: Table) -> str:
+    """A table without what one has to know to read it, which stands above."""
+    name = html.escape(shown.title or "Numbers of the figure")
+    return (
+        f'<div class="numbers-table" role="region" tabindex="0" aria-label="{name}">'
+        f"{report.to_html(replace(shown, foot=()))}</div>"
+    )
 
 
 def _heading(figure: Figure) -> str:
@@ -293,5 +280,5 @@ def _figure(figure: Figure | None) -> list[Any]:
             with gr.Column(scale=3, min_width=320):
                 plot = gr.Plot(None if figure is None else figure.figure, show_label=False)
             with gr.Column(scale=2, min_width=260):
-                cells = _table(None if figure is None else figure.table, "Numbers of the figure")
+                cells = _table(None if figure is None else figure.table)
     return [column, head, plot, cells]

@@ -11,6 +11,10 @@
 | `WEIGHTS_DIR` | baselines/weights | weights of the diffusion methods, see docs/methods.md |
 | `PURE_OFFLOAD` | 0 | 1: their networks wait on the CPU, for cards of half the memory |
 | `PURE_METHODS_GIB` | 6 (CPU), 40 (GPU) | memory for the methods that are compared |
+| `STUDY` | examples/study/demo.json | the study that people take part in |
+| `STUDY_STORE` | the study's name, .sqlite | file or PostgreSQL URL of the votes |
+| `STUDY_SECRET` | the study's name, .secret | 64 hexadecimal digits behind codes and tokens |
+| `STUDY_REPO` | none | data set repository on the Hub to which votes are copied |
 
 Unset, `PURE_CHECKPOINT` is the released weights where a CUDA GPU has at least 24 GiB, which 14 GB
 of bfloat16 weights with their caches need, and else the embedded nano checkpoint. Address and port
@@ -26,6 +30,7 @@ import torch
 
 from baselines.diffusion.sources import DEFAULT_FOLDER
 from pure.checkpoint import RELEASED_ID
+from study.room import StudyPlace
 
 RELEASED_GIB = 24
 # Chosen so that a run stays below two minutes. Nano on two CPU cores: 49 tiles of 1 to 2 s.
@@ -34,6 +39,9 @@ NANO_PIXELS = 160 * 160
 RELEASED_PIXELS = 256 * 256
 # The largest method that runs on a CPU takes 2.5 GiB; the released model beside others 20.
 CPU_GIB, GPU_GIB = 6, 40
+STUDY = Path(__file__).parents[1] / "examples" / "study" / "demo.json"
+VERSION = "0.1"  # of the app, noted in every vote
+DEMO = StudyPlace(STUDY, app_version=VERSION)
 
 
 class SettingsError(ValueError):
@@ -54,6 +62,7 @@ class Settings:
         weights: folder of the diffusion methods' weights.
         offload: whether their networks wait on the CPU until they are needed.
         methods_gib: memory that the loaded methods of a comparison may take together.
+        study: the study, and where its votes are kept.
     """
 
     checkpoint: str = "nano"
@@ -65,6 +74,7 @@ class Settings:
     results: Path = Path("results")
     weights: Path = DEFAULT_FOLDER
     offload: bool = False
+    study: StudyPlace = DEMO
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -93,6 +103,13 @@ class Settings:
             weights=Path(variables.get("WEIGHTS_DIR", "").strip() or cls.weights),
             offload=_switch(variables, "PURE_OFFLOAD"),
             results=Path(variables.get("PURE_RESULTS", "").strip() or cls.results),
+            study=StudyPlace(
+                Path(variables.get("STUDY", "").strip() or STUDY),
+                store=variables.get("STUDY_STORE", "").strip(),
+                secret=variables.get("STUDY_SECRET", "").strip(),
+                repo=variables.get("STUDY_REPO", "").strip(),
+                app_version=VERSION,
+            ),
         )
 
 

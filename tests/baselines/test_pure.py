@@ -1,12 +1,16 @@
 """PURE as methods, on a checkpoint of random weights."""
 
 import gc
+import weakref
 from dataclasses import replace
 
 import pytest
 
 from baselines import pure
 from baselines.base import MethodError, MethodUnavailableError, run
+from pure import cost
+from pure.checkpoint import RELEASED_ID
+from pure.model import CONFIGS
 from pure.pipeline import RestoreSettings
 from pure.sampling import SamplingConfig
 
@@ -62,12 +66,13 @@ def test_a_setting_and_the_seed_reach_the_model(methods, pipeline, photo, ending
 def test_settings_share_the_weights_and_the_last_one_frees_them(methods):
     one, two = methods["tiny"].load("cpu"), methods["tiny-top1"].load("cpu")
     assert one.shared is two.shared
+    shared = weakref.ref(one.shared)
     del one
     gc.collect()
-    assert len(pure._pipelines) == 1
+    assert shared() is not None
     del two
     gc.collect()
-    assert len(pure._pipelines) == 0
+    assert shared() is None
 
 
 def test_the_card_counts_the_parameters_of_both_networks(methods, checkpoint, photo):
@@ -95,3 +100,17 @@ def test_the_released_weights_ask_for_the_gpu_they_need(monkeypatch):
         "PURE needs a GPU of 24 GiB, and there is none here. Use PURE-nano instead."
     )
     assert replace(released, missing=lambda: None).unavailable() is None
+
+
+def test_what_a_gpu_would_take_is_the_cost_of_a_tile_times_the_tiles(methods):
+    released = pure.gpu_seconds(RELEASED_ID, RestoreSettings(), (128, 128))
+    assert released == cost.image_seconds(CONFIGS["7b"], cost.ZERO_GPU, launch=cost.EAGER_LAUNCH)
+    # 1024 pixels in tiles of 512 that share a quarter: three a side
+    assert pure.gpu_seconds(RELEASED_ID, RestoreSettings(), (256, 256)) == pytest.approx(
+        9 * released
+    )
+    unguided = pure.gpu_seconds(RELEASED_ID, RestoreSettings(guidance="none"), (128, 128))
+    assert unguided < released
+    # two layers that write 4 × 4 codes a sequence: launching the kernels is all there is
+    passes, layer = cost.Workload.text + 4 * 4, cost.EAGER_LAUNCH / 32
+    assert methods["tiny"].gpu_seconds((8, 8)) == pytest.approx(passes * 2 * layer, rel=0.01)

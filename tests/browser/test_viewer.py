@@ -5,6 +5,7 @@ A pixel at (x, y) of picture n is (x, y, 40 n): what a frame shows at some place
 
 import base64
 import io
+import itertools
 import socket
 
 import gradio as gr
@@ -123,18 +124,39 @@ def one_page(open_page):
 @pytest.fixture
 def page(one_page):
     """The page with `LOCATED` as it is at first; loading it anew each time takes too long."""
-    one_page.set_viewport_size({"width": 1280, "height": 900})
-    show(one_page, "noise", 2)
-    show(one_page, "located", 4)
-    mode(one_page, "swipe")
-    if one_page.get_attribute(".viewer .divider", "aria-orientation") == "vertical":
-        one_page.click(".viewer .bar.pair .across")
-    mode(one_page, "grid")
-    if one_page.is_visible(".viewer .panel"):
-        one_page.click(".viewer .export")
+    reset(one_page)
     yield one_page
     assert one_page.watch.foreign == []
     assert one_page.watch.complaints == []
+
+
+RESETS = itertools.count()
+
+
+def reset(page, width: int = 1280, height: int = 900) -> None:
+    """Back to the first scene and view, all of it: a link says where everything is.
+
+    The way to the server and back is left out where the scene is shown already.
+    """
+    if page.viewport_size != {"width": width, "height": height}:
+        page.set_viewport_size({"width": width, "height": height})
+    if page.get_attribute(".viewer", "aria-label") != "Viewer: Places":
+        show(page, "located", 4)
+    if page.get_attribute(".viewer .tools .box", "aria-pressed") == "true":
+        page.click(".viewer .tools .box")
+    if page.is_visible(".viewer .panel"):
+        page.click(".viewer .export")
+    page.evaluate(
+        "n => { document.activeElement?.blur(); scrollTo(0, 0); "
+        "location.hash = `#scene=test%2Flocated&mode=grid&first=1&second=3&range=64&n=${n}`; }",
+        next(RESETS),
+    )
+    page.wait_for_function(
+        "document.querySelector('.viewer').dataset.mode === 'grid' && "
+        "document.querySelector('.viewer select.second').value === '3' && "
+        "!document.querySelector('.viewer .divider')"
+    )
+    loaded(page)
 
 
 def show(page, name: str, count: int) -> None:
@@ -169,8 +191,25 @@ def canvas(page, index: int = 0, where: str = ".stage") -> np.ndarray:
 
 
 def zoom(page) -> float:
+    return float(attribute(page, ".viewer", "data-zoom"))
+
+
+def attribute(page, selector: str, name: str) -> str | None:
+    """What is drawn at most once a frame of the screen is read after that frame."""
     settled(page)
-    return float(page.get_attribute(".viewer", "data-zoom"))
+    return page.get_attribute(selector, name)
+
+
+def percent(page) -> str:
+    """The zoom as it is shown."""
+    settled(page)
+    return page.inner_text(".viewer .percent")
+
+
+def zoomed(page, expected: float) -> None:
+    """Waits for a zoom: the browser does not say when it has passed a turn of the wheel on."""
+    page.wait_for_function(f"document.querySelector('.viewer').dataset.zoom === '{expected:g}'")
+    assert zoom(page) == expected
 
 
 def mode(page, name: str) -> None:
@@ -234,11 +273,11 @@ def test_the_wheel_zooms_all_frames_around_the_pointer(page):
     before, place = zoom(page), canvas(page, 2)[at][:2].astype(int)
     page.mouse.move(x + 40, y - 30)
     page.mouse.wheel(0, -120)
-    assert zoom(page) == before + 1
+    zoomed(page, before + 1)
     for index in (1, 2, 3):
         assert np.abs(canvas(page, index)[at][:2].astype(int) - place).max() <= 1
     page.mouse.wheel(0, 120)
-    assert zoom(page) == before
+    zoomed(page, before)
 
 
 def test_at_fit_the_wheel_scrolls_the_page_on(page):
@@ -248,7 +287,7 @@ def test_at_fit_the_wheel_scrolls_the_page_on(page):
     page.mouse.move(x, y)
     page.mouse.wheel(0, 200)
     page.wait_for_function(f"scrollY > {before}")
-    assert page.inner_text(".viewer .percent") == "100 %"
+    assert percent(page) == "100 %"
 
 
 def test_dragging_moves_all_frames_by_as_much(page):
@@ -273,10 +312,10 @@ def test_the_place_never_leaves_the_picture(page):
 
 def test_fit_and_one_to_one_and_the_shown_percent(page):
     page.click(".viewer .in")
-    zoomed = zoom(page)
-    assert page.inner_text(".viewer .percent") == f"{zoomed * 100:.0f} %"
+    assert percent(page) == "200 %"
+    assert zoom(page) == 2
     page.click(".viewer .actual")
-    assert (zoom(page), page.inner_text(".viewer .percent")) == (1, "100 %")
+    assert (zoom(page), percent(page)) == (1, "100 %")
     press(page, *["+"] * 20)
     assert zoom(page) == 32
     page.click(".viewer .fit")
@@ -352,13 +391,12 @@ def test_the_divider_turns_and_obeys_the_keyboard(page):
     page.focus(".viewer .divider")
     for _ in range(5):
         page.keyboard.press("ArrowUp")
-    settled(page)
-    assert page.get_attribute(".viewer .divider", "aria-valuenow") == "40"
+    assert attribute(page, ".viewer .divider", "aria-valuenow") == "40"
     pixels = canvas(page)
     height, width = pixels.shape[:2]
     cut = round(height * 0.4)
-    assert pixels[cut - 2, width // 2, 2] == 40
-    assert pixels[cut + 2, width // 2, 2] == 120
+    assert pixels[cut - 1, width // 2, 2] == 40
+    assert pixels[cut, width // 2, 2] == 120
 
 
 def test_the_difference_is_that_of_the_pixels(page):
@@ -440,9 +478,23 @@ def test_a_link_reopens_exactly_this_view(page, open_page):
     again = open_page(fragment)
     assert np.array_equal(canvas(again), canvas(page))
     assert again.evaluate("location.hash") == fragment
-    assert again.inner_text(".viewer .percent") == page.inner_text(".viewer .percent")
+    assert percent(again) == percent(page)
     for which in ("first", "second"):
         assert again.input_value(f"select.{which}") == page.input_value(f"select.{which}")
+
+
+def test_a_link_opened_right_after_a_change_wins_over_it(page):
+    press(page, "o", "+", "+")
+    fragment = "#scene=test%2Flocated&mode=flip&first=2&second=1&zoom=5&x=50&y=40"
+    page.evaluate(
+        "fragment => { location.hash = fragment; "
+        # what the view before it writes into the address once it is quiet
+        "history.replaceState(history.state, '', '#scene=test%2Flocated&mode=grid&zoom=3'); }",
+        fragment,
+    )
+    page.wait_for_function("document.querySelector('.viewer').dataset.mode === 'flip'")
+    assert zoom(page) == 5
+    page.wait_for_function("location.hash.includes('mode=flip')")
 
 
 def test_a_broken_link_opens_the_ordinary_view(open_page):
@@ -518,20 +570,27 @@ def test_the_figure_of_a_box_has_the_crops_in_order(page):
 
 def test_the_figure_of_a_swipe_is_cut_where_the_divider_is(page):
     mode(page, "swipe")
-    page.focus(".viewer .divider")
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
     frame = canvas(page)
-    covered = np.flatnonzero(frame[frame.shape[0] // 2, :, 3])
-    # the nearest edge of a pixel, in whole numbers: halves are decided the same everywhere
-    wide = covered[-1] - covered[0] + 1
-    at = (2 * (round(frame.shape[1] * 0.6) - covered[0]) * WIDTH + wide) // (2 * wide)
-    pixels, _, _ = figure(page)
-    times = pixels.shape[1] // WIDTH
-    small = pixels[: HEIGHT * times : times, ::times]
-    expected = np.asarray(located(1)).copy()
-    expected[:, at:, 2] = 120
-    assert np.array_equal(small, expected)
+    times = int(zoom(page))
+    left = int(np.argmax(frame[frame.shape[0] // 2, :, 3] > 0))
+    box = page.locator(".viewer .stage canvas").bounding_box()
+    for part in range(times):  # on a pixel's edge, and on every part of it
+        divider = left + 120 * times + part
+        handle = page.locator(".viewer .divider").bounding_box()
+        page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(box["x"] + divider, handle["y"] + 30)
+        page.mouse.up()
+        line = canvas(page)[frame.shape[0] // 2, :, 2]
+        assert set(line[left:divider]) == {40}
+        assert line[divider] == 120
+        at = 120 + (2 * part >= times)  # the nearest edge, upwards from the middle
+        expected = np.asarray(located(1)).copy()
+        expected[:, at:, 2] = 120
+        pixels, _, _ = figure(page)
+        enlarged = pixels.shape[1] // WIDTH
+        small = pixels[: HEIGHT * enlarged : enlarged, ::enlarged]
+        assert np.array_equal(small, expected), part
 
 
 # What the page says and does
@@ -540,8 +599,8 @@ def test_the_figure_of_a_swipe_is_cut_where_the_divider_is(page):
 def test_keys_do_what_the_help_says(page):
     for key, name in (("s", "swipe"), ("l", "flip"), ("d", "difference"), ("g", "grid")):
         press(page, key)
-        assert page.get_attribute(".viewer", "data-mode") == name
-        assert page.get_attribute(f".viewer [data-mode={name}]", "aria-pressed") == "true"
+        assert attribute(page, ".viewer", "data-mode") == name
+        assert attribute(page, f".viewer [data-mode={name}]", "aria-pressed") == "true"
     press(page, "[", "]")
     assert page.evaluate("document.querySelector('.viewer select.first').value") == "2"
     assert page.evaluate("document.querySelector('.viewer select.second').value") == "0"
@@ -618,8 +677,7 @@ def one_phone(open_page):
 
 @pytest.fixture
 def phone(one_phone):
-    show(one_phone, "noise", 2)
-    show(one_phone, "located", 4)
+    reset(one_phone, 390, 844)
     return one_phone
 
 

@@ -104,7 +104,13 @@ def test_a_mean_over_part_of_the_pictures_is_not_shown(folder):
 
 def test_saved_outputs_have_no_seconds(folder):
     add(folder, "theirs", {"psnr_y": [1, 2, 3]})
-    assert cells(report.costs(summarise(folder)), "Theirs")["Seconds"] == "–"
+    theirs = cells(report.costs(summarise(folder)), "Theirs")
+    assert (theirs["Seconds"], theirs["Where"]) == ("–", "saved outputs, not timed")
+
+
+def test_a_method_without_networks_has_no_parameters_which_is_a_number(folder):
+    add(folder, "zero", {"psnr_y": [1, 2, 3]}, parameters=0, seconds=[1, 1, 1])
+    assert cells(report.costs(summarise(folder)), "Zero")["Parameters, millions"] == "0.0"
 
 
 def test_the_ceiling_is_shown_apart_and_never_the_best(folder):
@@ -132,6 +138,14 @@ def test_guidance_is_shown_in_the_layout_of_table_5(folder):
         ("nano", "yes", "yes", "2.00"),
         ("nano", "no", "no", "5.00"),
     ]
+
+
+def test_the_papers_ways_of_drawing_codes_form_a_curve_and_are_marked():
+    shown = report.sampling_in_the_paper()
+    (curve,) = [trace for trace in shown.figure.data if trace.mode == "lines"]
+    assert list(zip(curve.x, curve.y, strict=True)) == sorted(quoted.SAMPLING.values())
+    assert "quoted" in shown.title
+    assert quoted.PAPER in " ".join(shown.table.foot)
 
 
 def test_settings_that_differ_in_k_max_form_a_curve_in_its_order(folder):

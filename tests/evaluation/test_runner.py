@@ -1,7 +1,9 @@
 import io
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -271,6 +273,37 @@ def test_two_processes_share_the_work_and_give_the_same_folder_as_one(bicubic, t
     assert len(pictures) == len(set(pictures)) == 12  # nothing was made twice
 
 
+def test_accelerate_launches_two_processes_that_give_the_same_folder_as_one(tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+    pairs = make_set(tmp_path / "pairs", count=12)
+    run_all(open_folder(pairs), [registry.discover()["nearest"]], tmp_path / "one")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            # told of CPUs it starts one process; told of GPUs it starts all without looking for any
+            *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+            *("--dynamo_backend", "no", "--mixed_precision", "no"),
+            *("--main_process_port", str(port), "-m", "evaluation.runner", str(pairs)),
+            *("--methods", "nearest", "--out", str(tmp_path / "two")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # each of the two says what it made and what the other had made
+    counts = re.findall(r"(\d+) made, (\d+) there already, 0 failed", done.stderr)
+    assert len(counts) == 2
+    assert sum(int(made) for made, _ in counts) == 12
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+
+
 def test_the_work_of_a_killed_process_is_taken_over_by_one_that_waits(bicubic, tmp_path):
     pairs = make_set(tmp_path / "pairs", count=1)
     run_all(open_folder(pairs), [bicubic], tmp_path / "one")
@@ -331,6 +364,29 @@ def test_the_command_line_runs_a_set_with_its_saved_outputs_and_others(tmp_path,
     assert "6 made, 0 there already, 0 failed" in capsys.readouterr().err
     made = Image.open(out / "pairs" / "theirs" / "p01.png")
     assert made.tobytes() == picture(51, (48, 32)).tobytes()
+
+
+def test_saved_outputs_of_a_method_we_have_get_a_name_of_their_own(tmp_path):
+    pairs = make_set(tmp_path / "pairs", count=2)
+    saved = pairs / "results_osediff"
+    saved.mkdir()
+    for i in range(2):
+        picture(i + 70, (48, 32)).save(saved / f"p{i:02}.png")
+    arguments = [str(pairs), "--methods", "osediff-saved", "--out", str(tmp_path / "out")]
+    assert runner.main(arguments) == 0
+    card = json.loads((tmp_path / "out" / "pairs" / "osediff-saved" / "p00.json").read_text())
+    assert card["title"] == "OSEDiff (saved outputs)"
+    assert card["parameters"] == registry.discover()["osediff"].parameters
+
+
+@pytest.mark.parametrize(
+    "more", [["--saved", "bicubic=."], ["--saved", "mine=.", "--remote", "mine=http://127.0.0.1:1"]]
+)
+def test_a_name_that_is_taken_is_refused_with_a_sentence(tmp_path, capsys, more):
+    pairs = make_set(tmp_path / "pairs", count=1)
+    arguments = [str(pairs), "--methods", "nearest", "--out", str(tmp_path / "out")]
+    assert runner.main([*arguments, *more]) == 1
+    assert "something else" in capsys.readouterr().err
 
 
 def test_an_unknown_method_is_named_with_those_there_are(tmp_path, capsys):

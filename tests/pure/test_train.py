@@ -372,6 +372,28 @@ def test_samples_show_input_restoration_and_reference(trainer, tmp_path):
         assert np.array_equal(pixels[32:, left : left + 32], expected)
 
 
+def test_samples_use_the_guidance_scale_and_the_text_form_of_the_checkpoint(
+    trainer, tmp_path, monkeypatch
+):
+    trainer("first", steps=1, export_every=1).run()
+    start = tmp_path / "first" / "checkpoint"
+    config = json.loads((start / "config.json").read_text())
+    words = [name for name in config["vocabulary_map"] if name.startswith("▁")][:2]
+    config["pure"] |= {"guidance_scale": 2.5, "text_form": [[word] for word in words]}
+    (start / "config.json").write_text(json.dumps(config))
+    seen = []
+
+    def restore(self, text, config, **others):
+        seen.append((list(text), config.guidance_scale))
+        return original(self, text, config, **others)
+
+    original = pure.train.Conversation.restore
+    monkeypatch.setattr(pure.train.Conversation, "restore", restore)
+    run = trainer("second", start=start, ema=0.0, samples=1)
+    run.sample()
+    assert seen == [([run.names[word] for word in words], 2.5)]
+
+
 def test_a_run_starts_as_a_copier_if_wanted(sequences_folder, vq_folder, tmp_path):
     """The real nano configuration, untrained: the picture it likes best is the poor one."""
     settings = replace(SETTINGS, size="nano", copier=1, precision="fp32", **WHOLE)
@@ -474,10 +496,13 @@ def run_main(monkeypatch, *arguments):
         def run(self):
             made.append("ran")
 
+        def close(self):
+            made.append("closed")
+
     monkeypatch.setattr(pure.train, "Trainer", Fake)
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     pure.train.main()
-    assert made[1:] == ["ran"]
+    assert made[1:] == ["ran", "closed"]
     return made[0]
 
 

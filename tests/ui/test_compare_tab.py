@@ -1,5 +1,7 @@
 import html
+import inspect
 import math
+from dataclasses import replace
 
 import gradio as gr
 import numpy as np
@@ -7,11 +9,22 @@ import pytest
 from PIL import Image, ImageOps
 
 from baselines import registry
-from baselines.base import MethodError, MethodUnavailableError, SettingError
+from baselines.base import MethodError, MethodUnavailableError, SettingError, by_area, no_gpu
 from imaging.load import PhotoError
 from tests.ui.fake_methods import SCALE, FakeShelf, by_name, fake, speaking, three
 from ui import compare_tab
-from ui.compare_tab import Bench, CompareError, Entry, asked_for, compare, plain, start
+from ui.boundary import LEASE_MARGIN, LEASE_SECONDS
+from ui.compare_tab import (
+    UNKNOWN_SECONDS,
+    Bench,
+    CompareError,
+    Entry,
+    asked_for,
+    compare,
+    lease_seconds,
+    plain,
+    start,
+)
 from ui.settings import Settings
 from ui.viewer import payload
 
@@ -37,6 +50,57 @@ def enlarged(photo, change=lambda image: image):
     with Image.open(photo) as lq:
         size = (lq.width * SCALE, lq.height * SCALE)
         return change(lq.resize(size, Image.Resampling.NEAREST)).tobytes()
+
+
+# The lease
+
+
+def test_a_lease_is_as_long_as_method_and_picture_need_with_a_margin():
+    method = replace(fake("slow"), gpu_seconds=by_area(40), memory_bytes=10 * 10**9)
+    one, four = (
+        lease_seconds(method, Image.new("RGB", (side, side)), 0, {}) for side in (128, 256)
+    )
+    assert one == round((40 + 10) * LEASE_MARGIN)
+    assert four == round((160 + 10) * LEASE_MARGIN)
+
+
+def test_more_steps_take_a_longer_lease():
+    method = replace(fake("slow"), gpu_seconds=by_area(100), steps=50)
+    photo = Image.new("RGB", (128, 128))
+    assert lease_seconds(method, photo, 0, {"steps": 100}) == round(200 * LEASE_MARGIN)
+
+
+def test_a_lease_is_never_too_short_to_wake_up_and_never_taken_for_nothing():
+    photo = Image.new("RGB", (8, 8))
+    assert (
+        lease_seconds(replace(fake("quick"), gpu_seconds=by_area(1)), photo, 0, {}) == LEASE_SECONDS
+    )
+    assert lease_seconds(replace(fake("cpu"), gpu_seconds=no_gpu), photo, 0, {}) == 0
+    assert lease_seconds(fake("unknown"), photo, 0, {}) == round(UNKNOWN_SECONDS * LEASE_MARGIN)
+
+
+def test_the_lease_takes_what_the_leased_function_takes(bench):
+    parameters = list(inspect.signature(bench._restore).parameters)
+    assert list(inspect.signature(lease_seconds).parameters) == parameters
+
+
+def test_a_method_that_needs_no_gpu_runs_without_a_lease(monkeypatch):
+    leased = []
+
+    def lease(function, duration):
+        def call(*args):
+            leased.append((args[0].name, duration(*args)))
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(compare_tab, "lease", lease)
+    quick, slow = replace(fake("quick"), gpu_seconds=no_gpu), fake("slow")
+    bench = Bench(by_name(quick, slow), FakeShelf())
+    photo = Image.new("RGB", (8, 8))
+    for method in (quick, slow):
+        assert bench.restore(method, photo, 0, {})[0].method == method.name
+    assert leased == [("slow", round(UNKNOWN_SECONDS * LEASE_MARGIN))]
 
 
 # A run

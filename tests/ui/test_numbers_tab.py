@@ -9,7 +9,7 @@ from evaluation import report, scores
 from evaluation.report import Table
 from tests.ui.fake_methods import fake
 from ui import compare_tab, gallery, numbers_tab
-from ui.numbers_tab import axes, caption, pictures, sortable, sources
+from ui.numbers_tab import axes, caption, pictures, sources
 
 
 @pytest.fixture
@@ -83,17 +83,13 @@ def test_a_set_without_scores_is_not_offered(results):
     assert sources(results / "no gallery", results) == {}
 
 
-def test_columns_of_numbers_sort_as_numbers_and_others_as_text():
-    shown = Table(
-        "t", ("Method", "PSNR", "Size", "x"), (("a", "9.50", "1,200", "–"), ("b", "–", "30", "no"))
-    )
-    cells = sortable(shown)
-    assert cells["datatype"] == ["str", "number", "number", "str"]
-    assert cells["value"]["data"] == [["a", 9.5, 1200, "–"], ["b", None, 30, "no"]]
-
-
-def test_a_table_without_rows_can_be_shown():
-    assert sortable(Table("t", ("A", "B"), ()))["datatype"] == ["str", "str"]
+def test_the_best_values_are_bold_and_the_feet_stand_apart():
+    shown = Table("t", ("Method", "PSNR ↑"), (("<a>", "9.50"),), frozenset({(0, 1)}), ("foot",))
+    cells = numbers_tab._cells(shown)
+    assert "<td>&lt;a&gt;</td><td><strong>9.50</strong></td>" in cells
+    assert 'aria-label="t"' in cells
+    assert "foot" not in cells
+    assert "foot" in caption(shown)
 
 
 def test_titles_and_feet_are_text_not_markup():
@@ -108,7 +104,8 @@ def test_the_papers_tables_are_there_without_any_measured_set(tmp_path):
     heads = [b.value for b in page.blocks.values() if isinstance(b, gr.HTML)]
     for shown in report.from_the_paper():
         assert any(shown.title in str(head) for head in heads)
-    assert not any(isinstance(b, gr.Plot) for b in page.blocks.values())
+    # of its Table 6, and nothing that would be of a measured set
+    assert sum(isinstance(b, gr.Plot) for b in page.blocks.values()) == 1
 
 
 def test_choosing_a_set_fills_every_part(results):

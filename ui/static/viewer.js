@@ -7,6 +7,11 @@
 // Coordinates. A scene is as large as its largest picture; smaller ones (the input) are enlarged to
 // it by repeating pixels. `zoom` is device pixels per scene pixel, so 1 is 100 % whatever the
 // screen; above 1 it is whole and so is the place, hence every pixel is a square of equal size.
+//
+// A study uses the same instrument: a scene with `zooms` is there to be judged. Only these zooms are
+// on offer, none below 1, and nothing but zoom and place. What stands below a picture is then the
+// page's: `props.caption(node, index)` fills it. `loaded` is told when every picture is decoded, or
+// has failed, with `detail.failed`.
 
 const LADDER = [1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32];
 const LARGEST = 32;
@@ -68,6 +73,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const percent = (zoom) => Math.round(zoom * 100) + " %";
 const pictures = () => (scene ? scene.pictures : []);
 const isPair = () => view.mode !== "grid";
+const judged = () => Boolean(scene?.zooms);
 
 function announce(text) {
   said.textContent = "";
@@ -98,6 +104,11 @@ async function load(url) {
     console.error("viewer: a picture could not be loaded:", error);
   }
   arrange();
+  const known = pictures().map((picture) => store.get(picture.url));
+  if (!known.every((entry) => entry?.levels || entry?.failed)) return;
+  root.dispatchEvent(new CustomEvent("loaded", {
+    detail: { key: scene.key, failed: known.some((entry) => entry.failed) },
+  }));
 }
 
 function halved(source) {
@@ -206,12 +217,13 @@ function fit() {
 }
 
 // A small picture may be made smaller than the frame, down to its own size.
-const least = () => Math.min(1, fit());
+const least = () => (judged() ? scene.zooms[0] : Math.min(1, fit()));
+const most = () => (judged() ? scene.zooms.at(-1) : LARGEST);
 
 function place() {
   const { width, height } = frame();
   const fitting = fit();
-  const zoom = view.zoom === null ? fitting : clamp(view.zoom, least(), LARGEST);
+  const zoom = clamp(view.zoom ?? fitting, least(), most());
   const [x, y] = [[view.x, width, scene.width], [view.y, height, scene.height]].map(
     ([centre, room, size]) => (
       size * zoom <= room ? size / 2 : clamp(centre, room / 2 / zoom, size - room / 2 / zoom)
@@ -227,9 +239,9 @@ function place() {
 function zoomTo(zoom, px, py) {
   const { width, height } = frame();
   const before = place();
-  const after = clamp(zoom, least(), LARGEST);
+  const after = clamp(zoom, least(), most());
   const [x, y] = [(px - before.left) / before.zoom, (py - before.top) / before.zoom];
-  view.zoom = after === fit() ? null : after;
+  view.zoom = after === fit() && !judged() ? null : after;
   view.x = x - (px - width / 2) / after;
   view.y = y - (py - height / 2) / after;
   settle();
@@ -242,7 +254,8 @@ function settle() {
 
 function stepped(direction) {
   const now = place().zoom, smallest = least();
-  const ladder = [smallest, ...LADDER.filter((zoom) => zoom > smallest * 1.001)];
+  const ladder = judged()
+    ? scene.zooms : [smallest, ...LADDER.filter((zoom) => zoom > smallest * 1.001)];
   const next = direction > 0
     ? ladder.find((zoom) => zoom > now * 1.001)
     : ladder.findLast((zoom) => zoom < now * 0.999);
@@ -282,10 +295,10 @@ for (const [mode, title] of Object.entries(MODES)) {
 }
 const zoomGroup = make("div", "group zooms", "", { role: "group", "aria-label": "Zoom" });
 const zoomShown = make("output", "percent", "100 %");
+const fitButton = button("Fit", "Fit: the whole picture", () => setZoom(null), "fit");
 zoomGroup.append(
   button("−", "Zoom out", () => step(-1), "out"), zoomShown, button("+", "Zoom in", () => step(1), "in"),
-  button("Fit", "Fit: the whole picture", () => setZoom(null), "fit"),
-  button("1:1", "One to one: a picture pixel on a screen pixel", () => setZoom(1), "actual"),
+  fitButton, button("1:1", "One to one: a picture pixel on a screen pixel", () => setZoom(1), "actual"),
 );
 const toolGroup = make("div", "group tools", "", { role: "group", "aria-label": "Tools" });
 const boxButton = button("Box", "Box: draw one with the pointer; what is in it is enlarged below", toggleBox, "box");
@@ -399,7 +412,8 @@ function strip(node, picture) {
     for (const metric of picture.metrics) {
       const row = make("div", metric.best ? "best" : "");
       const arrow = { higher: "↑", lower: "↓" }[metric.better] || "";
-      const name = make("dt", "", metric.name + " ");
+      // the arrow stays on the line of the name's last word
+      const name = make("dt", "", metric.name + (arrow ? "\u00a0" : ""));
       if (arrow) {
         name.append(make("span", "arrow", arrow, { "aria-hidden": "true" }));
         name.append(make("span", "unseen", " (" + metric.better + " is better)"));
@@ -421,10 +435,14 @@ function arrange() {
   const count = pair ? 1 : all.length;
   root.dataset.mode = view.mode;
   root.dataset.count = all.length;
-  root.style.setProperty("--columns", all.length <= 4 ? all.length : all.length <= 6 ? 3 : 4);
+  root.style.setProperty(
+    "--columns", scene.columns ?? (all.length <= 4 ? all.length : all.length <= 6 ? 3 : 4),
+  );
   root.style.setProperty("--ratio", scene.width / scene.height);
   root.setAttribute("aria-label", scene.title ? "Viewer: " + scene.title : "Viewer");
-  stage.setAttribute("aria-label", "Pictures: arrows move, plus and minus zoom, Space flips");
+  stage.setAttribute(
+    "aria-label", "Pictures: arrows move, plus and minus zoom" + (judged() ? "" : ", Space flips"),
+  );
   const chosen = Array.from({ length: count }, (_, index) => cell(index));
   const figures = chosen.map((one) => one.figure);
   if (stage.children.length !== count || figures.some((one, i) => stage.children[i] !== one)) {
@@ -437,7 +455,9 @@ function arrange() {
     one.note.textContent = missing ? noteOf(missing) : "";
     one.canvas.setAttribute("aria-label", label(shown));
     one.figure.classList.toggle("waits", Boolean(missing));
-    if (pair) one.caption.replaceChildren(); else strip(one.caption, all[index]);
+    if (pair) one.caption.replaceChildren();
+    else if (judged() && props.caption) props.caption(one.caption, index);
+    else strip(one.caption, all[index]);
   }
   pairStrip.replaceChildren();
   if (pair) {
@@ -470,7 +490,8 @@ function arrange() {
   exportButton.hidden = !scene.exported;
   if (!scene.exported) panel.hidden = true;
   boxButton.hidden = !scene.boxed;
-  fullButton.hidden = !document.fullscreenEnabled;
+  fullButton.hidden = !document.fullscreenEnabled || judged();
+  toolGroup.hidden = pairBar.hidden = help.hidden = fitButton.hidden = judged();
   hug();
   changed(false);
 }
@@ -499,7 +520,9 @@ function changed(tell = true) {
   if (!due) due = requestAnimationFrame(() => { due = 0; draw(); });
   if (tell) {
     remember();
-    root.dispatchEvent(new CustomEvent("viewchange", { bubbles: true, detail: { ...view } }));
+    root.dispatchEvent(new CustomEvent("viewchange", {
+      bubbles: true, detail: { ...view, shown: cells.length ? place().zoom : 1 },
+    }));
   }
 }
 
@@ -680,7 +703,7 @@ function exchange() {
 }
 
 function hold(on) {
-  if (held === on || view.mode === "difference") return;
+  if (held === on || view.mode === "difference" || judged()) return;
   held = on;
   changed(false);
 }
@@ -756,7 +779,10 @@ function released(event) {
   if (gesture?.kind === "pinch") {
     // Fingers stop anywhere; pixels are equal squares at whole zooms only.
     const now = place(), { width, height } = frame();
-    if (now.zoom > 1) zoomTo(Math.round(now.zoom), width / 2, height / 2);
+    const near = (zoom) => Math.abs(Math.log(zoom / now.zoom));
+    const whole = judged()
+      ? scene.zooms.toSorted((a, b) => near(a) - near(b))[0] : Math.round(now.zoom);
+    if (now.zoom > 1) zoomTo(whole, width / 2, height / 2);
     announce("Zoom " + percent(place().zoom));
   }
   if (gesture?.kind === "box" && view.box) boxing = false;
@@ -835,7 +861,8 @@ stage.addEventListener("keydown", (event) => {
     const [dx, dy] = arrows[event.key];
     pan(Math.round(dx * width * PAN_SHARE), Math.round(dy * height * PAN_SHARE));
   } else {
-    const action = {
+    const keys = judged() ? ["+", "=", "-", "_", "o"] : null;
+    const action = keys && !keys.includes(event.key.toLowerCase()) ? null : {
       "+": () => step(1), "=": () => step(1), "-": () => step(-1), "_": () => step(-1),
       f: () => setZoom(null), o: () => setZoom(1), " ": () => hold(true),
       g: () => setMode("grid"), s: () => setMode("swipe"), l: () => setMode("flip"),
@@ -879,12 +906,12 @@ function remember() {
   }, LINK_DELAY);
 }
 
-// Applies the address if it speaks of this scene; values out of range are left out.
-function reopen() {
-  if (!scene?.linked || location.hash === opened) return;
-  const parts = new URLSearchParams(location.hash.slice(1));
+// Applies a fragment if it speaks of this scene; values out of range are left out.
+function reopen(hash = location.hash) {
+  if (!scene?.linked || hash === opened) return;
+  const parts = new URLSearchParams(hash.slice(1));
   if (parts.get("scene") !== scene.key) return;
-  opened = location.hash;
+  opened = hash;
   const whole = (name, most) => {
     const value = Number(parts.get(name) ?? NaN);
     return Number.isInteger(value) && value >= 0 && value < most ? value : null;
@@ -1179,8 +1206,13 @@ root.addEventListener("stopped", (event) => {
   }
   arrange();
 });
-window.addEventListener("hashchange", () => {
-  if (root.isConnected && scene) { reopen(); arrange(); }
+window.addEventListener("hashchange", (event) => {
+  if (!root.isConnected || !scene) return;
+  // Asked of the event, not the address: the view before it may have been written there since.
+  clearTimeout(remembering);
+  reopen(new URL(event.newURL).hash);
+  arrange();
+  remember();
 });
 window.addEventListener("blur", () => hold(false));
 watch("value", show);

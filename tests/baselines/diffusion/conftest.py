@@ -1,23 +1,10 @@
-"""Tiny random checkpoints of the diffusion methods, written once; and a photo by formula."""
+"""The diffusion methods with tiny random weights, loaded once; and photos by formula."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from baselines import diffbir, osediff, pasd, seesr, stablesr, tiny
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    """A weights folder with everything the methods need. Read only."""
-    for package in osediff.METHOD.requires:
-        pytest.importorskip(
-            package, reason=f"{package} is not installed: requirements-baselines.txt"
-        )
-    folder = tmp_path_factory.mktemp("weights")
-    for name in tiny.WRITERS:
-        tiny.write(name, folder)
-    return folder
+from baselines import diffbir, osediff, pasd, seesr, stablesr
 
 
 @pytest.fixture(scope="session")
