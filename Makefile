@@ -9,7 +9,7 @@ TEST_ENV = OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test chromium postgres lint format data figures gallery nano-eval bench tiny
+.PHONY: help run test chromium postgres lint format data figures gallery nano-eval bench bench-check tiny
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (need
 tiny: $(VENV)/.installed-dev ## Make tiny random checkpoints of the diffusion methods (OUT=weights-tiny)
 	$(BIN)/python -m baselines.tiny all $(or $(OUT),weights-tiny)
 
-bench: $(VENV)/.installed ## Measure decoding: paired rounds, one thread (QUICK=1: a short run)
-	$(TEST_ENV) $(BIN)/python -m tools.bench $(if $(QUICK),--quick --rounds 3)
+bench: $(VENV)/.installed ## Measure decoding: paired rounds, one thread (STAGES=nano: only that)
+	$(TEST_ENV) $(BIN)/python -m tools.bench $(STAGES)
+
+bench-check: $(VENV)/.installed ## Fail where decoding lost 30 % of a recorded gain (a short run)
+	$(TEST_ENV) $(BIN)/python -m tools.bench $(or $(STAGES),speed nano) --quick --rounds 3 --check
 
 # The browser tests drive the system's Chromium. Where it is missing and cannot be installed they
 # skip with a sentence, but never in CI, where nobody would notice.

@@ -342,6 +342,11 @@ def talk_about(checkpoint: Checkpoint, engine: Engine, path: Path) -> Conversati
     )
 
 
+def reference_of(path: Path) -> Path:
+    """Where the photo lies that an example was degraded from."""
+    return path.with_name(f"{path.stem}_gt.png")
+
+
 def drafts_for(
     talk: Conversation, text: list[int], seed: int, path: Path, checkpoint: Checkpoint
 ) -> dict[str, Callable[[], torch.Tensor | None]]:
@@ -349,7 +354,7 @@ def drafts_for(
     side = checkpoint.native
 
     def best() -> torch.Tensor:
-        reference = read_photo(path.with_name(f"{path.stem}_gt.png"))
+        reference = read_photo(reference_of(path))
         return checkpoint.vq.encode_image(convert.resize(reference, (side, side))).cpu()
 
     def earlier() -> torch.Tensor:
@@ -601,7 +606,7 @@ def measure_speed(arguments: argparse.Namespace, clock: Clock) -> dict[str, Any]
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The stages asked for, each with the machine it ran on."""
     clock = Clock(arguments.clock)
-    photos = sorted(p for p in arguments.photos.glob("*.png") if not p.stem.endswith("_gt"))
+    photos = sorted(p for p in arguments.photos.glob("*.png") if reference_of(p).exists())
     if arguments.quick:
         photos = photos[:2]
     stages: dict[str, Callable[[], dict[str, Any]]] = {
@@ -693,11 +698,11 @@ def main() -> None:
     idle = (os.cpu_count() or 1) - os.getloadavg()[0]
     if arguments.clock == "wall" and idle < arguments.threads:
         log.warning("the machine is busy: wall-clock times of it say little")
-    recorded = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     with torch.inference_mode():
         fresh = run(arguments)
     fresh["summary"] = summary(fresh)
     sys.stdout.write(told(fresh))
+    recorded = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     if arguments.check:
         if slow := too_slow(recorded["summary"], fresh["summary"]):
             raise SystemExit("Slower than recorded: " + "; ".join(slow))

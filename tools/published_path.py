@@ -123,6 +123,7 @@ def generate(
     )
     result: Tensor = model.generate(
         input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),  # or ids like the padding count as such
         max_new_tokens=tokens,
         min_new_tokens=tokens,
         do_sample=True,

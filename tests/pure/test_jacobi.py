@@ -101,6 +101,24 @@ def test_plain_and_parallel_need_the_passes_they_should(engine, grammar, prompt)
     assert engine.passes - before == 64
 
 
+def test_a_pass_reads_both_rows_once_and_nothing_twice(engine, grammar, prompt, monkeypatch):
+    """Ids of each row, pass by pass: the opening, then one code, with the newline where one is."""
+    read = []
+    hidden = Engine.hidden
+
+    def counted(self, rows, caches):
+        read.append([len(row) for row in rows])
+        return hidden(self, rows, caches)
+
+    monkeypatch.setattr(Engine, "hidden", counted)
+    conversation = Conversation(engine, grammar, prompt, Grid(8, 8))
+    picture = conversation.picture([], FEW)
+    read.clear()
+    list(write(engine, [picture], PLAIN))
+    assert read[1:] == [[2, 2] if cell % 8 == 0 else [1, 1] for cell in range(1, 64)]
+    assert read[0][1] == 3  # the row without the photo: begin-image and the sides
+
+
 class Reads(TorchDispatchMode):
     """Counts how often a number is read back from the device."""
 
