@@ -50,7 +50,7 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-/* 100 %: tabs that do not fit go to Gradio's menu and do not make the page wider */
+/* 100 %: what does not fit must not make the page wider */
 .gradio-container { max-width: min(1180px, 100%) !important; margin: 0 auto !important;
   overflow: clip !important; } /* not hidden: nothing could stick to the window's edge */
 .dark { --color-accent: var(--primary-400); }
@@ -98,7 +98,7 @@ CSS = """
 .numbers-head h3 { margin: .6rem 0 .1rem; font-size: 1.1rem; font-weight: 600; }
 .numbers-head details { color: var(--body-text-color-subdued); font-size: .9rem; }
 @media (max-width: 640px) { /* all tabs in sight, none in a menu */
-  .gradio-container [role=tablist] > button { padding: 0 7px; }
+  .tab-container > button { padding: 0 4px; font-size: .8rem; }
 }
 #left, #right { gap: 12px; }
 

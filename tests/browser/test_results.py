@@ -31,11 +31,7 @@ def results(browser, address):
         page = context.new_page()
         page.goto(address + ("?__theme=dark" if dark else ""))
         page.wait_for_selector("#head")
-        tab = page.locator("button[role=tab]:has-text('Results'):visible")
-        if not tab.count():
-            page.locator(".overflow-menu > button").click()
-            tab = page.locator(".overflow-dropdown button:has-text('Results')")
-        tab.first.click()
+        page.get_by_role("tab", name="Results").click()
         page.wait_for_selector("#results-head .note")
         return page
 
