@@ -219,8 +219,9 @@ FORKED = textwrap.dedent(
     dice = random.Random(5)
     method = registry.discover()["bicubic"]
     dataset = open_folder(pairs)
-    killed = tries = 0
-    while killed < kills:
+    killed = hits = tries = 0
+    # a kill shows something where it leaves a picture in the making: on some machines few do
+    while (killed < kills or not hits) and tries < 500:
         tries += 1
         child = os.fork()
         if child == 0:
@@ -230,13 +231,13 @@ FORKED = textwrap.dedent(
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed += os.WIFSIGNALED(status)
+        hits += any(out.rglob("*.lock")) or any(out.rglob("*.part"))
         if not os.WIFSIGNALED(status):  # it was done before: take some of it away again
             folder = out / "pairs" / "bicubic"
             for path in dice.sample(sorted(folder.glob("*.json")), 20):
                 path.unlink()
-    left = sum(1 for _ in out.rglob("*.lock")) + sum(1 for _ in out.rglob("*.part"))
     runner.run_all(dataset, [method], out)
-    print(killed, tries, left)
+    print(killed, hits)
     """
 )
 
@@ -254,9 +255,9 @@ def test_twenty_kills_at_random_moments_leave_the_same_folder_byte_for_byte(bicu
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    killed, _, left = map(int, done.stdout.split())
-    assert killed == 20
-    assert left > 0  # else no kill hit a picture in the making, and this showed nothing
+    killed, hits = map(int, done.stdout.split())
+    assert killed >= 20
+    assert hits > 0  # else no kill hit a picture in the making, and this showed nothing
     assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
 
 
