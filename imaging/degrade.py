@@ -83,6 +83,10 @@ class DegradationPreset:
     first: StagePreset
     second: StagePreset
     final_sinc_prob: float = 0.8
+    # With bands, one is drawn first, and then a degradation whose blur, in pixels as `scores` gives
+    # it, lies within; the second dose of noise is Gaussian, its sigma of 255 within its band.
+    blur_bands: tuple[Range, ...] = ()
+    noise_bands: tuple[Range, ...] = ()
 
 
 PRESETS = {
@@ -133,6 +137,32 @@ PRESETS = {
                 poisson_scale=(0.05, 1.0),
                 jpeg_quality=(60, 100),
             ),
+        ),
+        # Ours, to learn labels from: as often little, some and much of each, and nothing between.
+        DegradationPreset(
+            "graded",
+            sharpen_gt=False,
+            first=StagePreset(
+                blur_prob=0.8,
+                blur_sigma=(0.2, 4.0),
+                resize_probs=(0.1, 0.6, 0.3),
+                resize_range=(0.12, 1.5),
+                gaussian_sigma=(0.0, 2.0),
+                poisson_scale=(0.0, 0.2),
+                jpeg_quality=(80, 95),
+            ),
+            second=StagePreset(
+                blur_prob=0.6,
+                blur_sigma=(0.2, 2.5),
+                resize_probs=(0.2, 0.2, 0.6),
+                resize_range=(0.8, 1.2),
+                gaussian_sigma=(0.0, 2.0),
+                poisson_scale=(0.0, 0.2),
+                jpeg_quality=(80, 95),
+            ),
+            final_sinc_prob=0.0,
+            blur_bands=((0.0, 1.2), (3.5, 5.0), (11.0, 18.0)),
+            noise_bands=((0.0, 1.0), (7.0, 9.0), (16.0, 20.0)),
         ),
     )
 }
@@ -219,6 +249,20 @@ def draw(preset: str | DegradationPreset, rng: np.random.Generator) -> Degradati
         if preset not in PRESETS:
             raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         preset = PRESETS[preset]
+    if not (preset.blur_bands or preset.noise_bands):
+        return _draw(preset, rng)
+    low, high = _choice(preset.blur_bands, rng) if preset.blur_bands else (0.0, math.inf)
+    drawn = _draw(preset, rng)
+    while not low <= blur_width(drawn) < high:
+        drawn = _draw(preset, rng)
+    if not preset.noise_bands:
+        return drawn
+    level = rng.uniform(*_choice(preset.noise_bands, rng))
+    noise = NoiseSpec("gaussian", level, drawn.second.noise.grey)
+    return replace(drawn, second=replace(drawn.second, noise=noise))
+
+
+def _draw(preset: DegradationPreset, rng: np.random.Generator) -> DegradationParameters:
     return DegradationParameters(
         preset=preset.name,
         first=_draw_stage(preset.first, rng),
@@ -468,6 +512,8 @@ class Thresholds:
 # Tertiles of the scores of 1,200 crops of photographs, 60 % of them degraded by the preset
 # "realesrgan" and the others by "mild", rounded; with them labels are about balanced.
 THRESHOLDS = Thresholds(blur=(2.25, 3.1), noise=(5.0, 9.0))
+# Between the bands of the preset "graded".
+GRADED_THRESHOLDS = Thresholds(blur=(2.2, 7.5), noise=(3.2, 9.5))
 
 
 def scores(
@@ -489,18 +535,22 @@ def scores(
         parameters: what it was degraded with.
         scale: as in `degrade`.
     """
+    quiet = degrade(gt, _without_noise(parameters), scale=scale)
+    noise = np.sqrt(np.square(lq.astype(np.float64) - quiet).mean())
+    return DegradationScores(blur_width(parameters, scale=scale), float(noise))
+
+
+def blur_width(parameters: DegradationParameters, *, scale: int = 4) -> float:
+    """The blur of `scores`, which needs no picture."""
     first, second = parameters.first, parameters.second
     r1, r2 = first.factor, second.factor / scale  # side after each stage, of the reference's
     coarsest = max(1 / r1, 1 / r2, scale)
-    blur = math.sqrt(
+    return math.sqrt(
         _kernel_variance(first.kernel)
         + _kernel_variance(second.kernel) / r1**2
         + (coarsest**2 - scale**2) / 12
         + _kernel_variance(parameters.final_kernel) * scale**2
     )
-    quiet = degrade(gt, _without_noise(parameters), scale=scale)
-    noise = np.sqrt(np.square(lq.astype(np.float64) - quiet).mean())
-    return DegradationScores(blur, float(noise))
 
 
 def _without_noise(parameters: DegradationParameters) -> DegradationParameters:

@@ -39,12 +39,14 @@ class PairSettings:
 
     Attributes:
         size: side of the reference, pixels.
-        heavy: share of pairs degraded by the preset "realesrgan", the others by "mild".
+        heavy: share of pairs degraded by the preset "realesrgan".
+        graded: share degraded by "graded"; the others by "mild".
         sharpen: 1 sharpens references where the preset expects it.
     """
 
     size: int = 512
     heavy: float = 1.0
+    graded: float = 0.0
     sharpen: int = 1
     seed: int = 0
 
@@ -74,7 +76,12 @@ class MadePairs:
     def pair(self, index: int) -> Pair:
         s = self.settings
         rng = np.random.default_rng([s.seed, 11, index])
-        preset = "realesrgan" if rng.random() < s.heavy else "mild"
+        place = rng.random()
+        preset = "mild"
+        if place < s.heavy:
+            preset = "realesrgan"
+        elif place < s.heavy + s.graded:
+            preset = "graded"
         seed = int(rng.integers(2**31))
         return make_pair(self.crops.crop(index), seed, preset, sharpen=bool(s.sharpen))
 

@@ -10,6 +10,7 @@ from scipy import integrate
 
 from imaging import degrade as deg
 from imaging.degrade import (
+    GRADED_THRESHOLDS,
     KERNEL_PROBS,
     KERNEL_SIZES,
     PRESETS,
@@ -18,6 +19,7 @@ from imaging.degrade import (
     KernelSpec,
     NoiseSpec,
     StageParameters,
+    blur_width,
     degrade,
     draw,
     kernel_array,
@@ -298,6 +300,29 @@ def test_sharpening_follows_the_published_recipe(photo):
 
 
 # Draws
+
+
+def test_graded_draws_lie_in_their_bands_and_each_band_is_as_frequent():
+    preset, rng = PRESETS["graded"], np.random.default_rng(1)
+    drawn = [draw("graded", rng) for _ in range(600)]
+    for bands, values in (
+        (preset.blur_bands, [blur_width(p) for p in drawn]),
+        (preset.noise_bands, [p.second.noise.level for p in drawn]),
+    ):
+        for low, high in bands:
+            assert_frequency(sum(low <= value <= high for value in values), 600, 1 / len(bands))
+    assert all(p.second.noise.kind == "gaussian" for p in drawn)
+
+
+def test_graded_labels_are_all_frequent(photo):
+    labels = []
+    for seed in range(300):
+        lq, parameters = synthesise(photo, "graded", seed)
+        labels.append(levels(scores(photo, lq, parameters), GRADED_THRESHOLDS))
+    for which in (0, 1):
+        for level in ("small", "medium", "large"):
+            share = sum(label[which] == level for label in labels) / len(labels)
+            assert share == pytest.approx(1 / 3, abs=0.12)
 
 
 def assert_frequency(hits, n, prob):

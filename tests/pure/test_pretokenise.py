@@ -73,6 +73,13 @@ def test_a_sequence_holds_both_pictures_the_true_label_and_the_caption(maker, ma
         assert maker.text.decode(parts_of(sequence, 1)) == caption
 
 
+def test_between_whole_sequences_some_end_with_their_label(maker, material):
+    some = Pretokeniser(replace(SETTINGS, picture_every=3), material)
+    for index in range(5):
+        whole, made = maker.sequence(index), some.sequence(index)
+        assert made == (whole.without(1, 2) if index % 3 else whole)
+
+
 def test_a_long_caption_is_cut_to_the_limit(material):
     whole = Pretokeniser(SETTINGS, material).sequence(0)
     limit = len(parts_of(whole, 0)) + 3
