@@ -46,7 +46,10 @@ SETTINGS: dict[str, tuple[str, RestoreSettings]] = {
     "top1": ("top-1", RestoreSettings(sampling="top1")),
     "top2000": ("top-2000", RestoreSettings(sampling="topk:2000")),
     **{f"kmax{k}": (f"k ≤ {k}", RestoreSettings(sampling=f"dynamic:{k}")) for k in K_MAX},
-    "cfg1": ("no guidance scale", RestoreSettings(sampling=SamplingConfig(guidance_scale=1.0))),
+    "cfg1": (
+        "as published, no guidance scale",
+        RestoreSettings(sampling=SamplingConfig(guidance_scale=1.0)),
+    ),
 }
 
 
@@ -100,6 +103,7 @@ class Pure:
                 "temperature": sampling.temperature,
                 "k_min": sampling.k_min,
                 "k_max": sampling.k_max,
+                "mu": sampling.mu,
                 "top_k": sampling.top_k,
                 "steps": output.steps,
                 "mean_k": round(float(output.k.mean()), 3),
@@ -124,7 +128,7 @@ def variants(
     source: str = "",
     licence: str = "",
     order: int = 30,
-    own: str = "guidance 0.8; 512 px tiles",
+    own: str = "mu 5, k 1 to 2000, temperature 0.9, guidance 0.8; 512 px tiles",
 ) -> Iterator[Method]:
     """One method for each of `SETTINGS`, the checkpoint's own one first.
 
@@ -159,8 +163,7 @@ def variants(
             prompt="the published instruction; label and caption are its own, as far as used",
             colour_fix=settings.colour_fix,
             paper_settings=(
-                "dynamic top-k with mu 5, k 1 to 2000, temperature 0.9, wavelet colour fix, as "
-                f"published; {own}"
+                f"dynamic top-k, wavelet colour fix, as published; {own}"
                 if settings == DEFAULT
                 else f"as {title}, but {words}"
             ),
@@ -243,6 +246,6 @@ METHODS = (
         source="trained by this project, see its model card",
         licence="see NOTICE: trained on photographs under several licences",
         order=40,
-        own="guidance 2.5 instead of the published 0.8, 256 px tiles instead of 512",
+        own="mu 5, k 1 to 2000, temperature 0.9; its own guidance, 2.5; 256 px tiles",
     ),
 )

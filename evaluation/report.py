@@ -42,6 +42,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 CURVE = {"dash": "dot", "color": "#888"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
 SHORT_FOOT = 3  # lines that stand below a table without being asked for
+# of a checkpoint's sampling, besides the largest k
+DRAWN = ("guidance_scale", "temperature", "mu")
 SMALL_SET = 50  # pictures below which a Fréchet distance is mostly noise
 
 
@@ -320,8 +322,8 @@ def guidance(summary: Summary) -> Table | None:
     groups: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in summary.rows:
         if row.details.get("guidance") in names and row.details.get("sampling") == "dynamic":
-            # what else may differ: a checkpoint may come with a guidance scale of its own
-            same = tuple(row.details.get(key) for key in ("checkpoint", "guidance_scale", "k_max"))
+            # what else may differ: a checkpoint may come with a sampling of its own
+            same = tuple(row.details.get(key) for key in ("checkpoint", "k_max", *DRAWN))
             groups.setdefault(same, {})[row.details["guidance"]] = row
     rows = [
         group[name]
@@ -378,9 +380,7 @@ def _plane(summary: Summary) -> Figure | None:
     for index, row in enumerate(rows):
         _point(figure, row, index, row.means["psnr_y"], row.means[y])
         if row.details.get("sampling") == "dynamic":
-            same = tuple(
-                row.details.get(key) for key in ("checkpoint", "guidance", "guidance_scale")
-            )
+            same = tuple(row.details.get(key) for key in ("checkpoint", "guidance", *DRAWN))
             curves.setdefault(same, []).append(row)
     for same, members in curves.items():
         members.sort(key=lambda row: row.details["k_max"])

@@ -9,7 +9,7 @@ tensor that is missing, unknown or of another shape is named in one error.
 import json
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pure.belief import TextTokenizer
 from pure.grammar import Grammar, GrammarError
 from pure.model import Transformer, TransformerConfig
-from pure.sampling import GUIDANCE_SCALE
+from pure.sampling import SamplingConfig, SamplingError
 from pure.vocab import Vocab, VocabularyError
 from pure.vq import VQConfig, VQModel
 
@@ -64,7 +64,7 @@ class Checkpoint:
         native: side in pixels of the picture one sequence restores.
         text_limit: tokens of the longest label and caption together.
         photos: photographs it was trained on, if the checkpoint says.
-        guidance_scale: of classifier-free guidance, unless somebody asks for another.
+        sampling: how codes are drawn, unless somebody asks for another way.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Checkpoint:
     native: int
     text_limit: int
     photos: int | None = None
-    guidance_scale: float = GUIDANCE_SCALE
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     @property
     def is_nano(self) -> bool:
@@ -124,7 +124,7 @@ def load(
         native=_native(config_json),
         text_limit=int(settings.get("text_limit", 512)),
         photos=settings.get("photos"),
-        guidance_scale=own_guidance_scale(folder),
+        sampling=own_sampling(folder),
     )
 
 
@@ -166,10 +166,17 @@ def own_grammar(folder: Path, vocab: Vocab, factor: int) -> Grammar:
         raise CheckpointError(f"{folder}: its text_form cannot be used: {error}") from error
 
 
-def own_guidance_scale(folder: Path) -> float:
-    """The guidance scale of a checkpoint folder; the published one where it names none."""
-    settings = _read_json(folder / "config.json").get("pure", {})
-    return float(settings.get("guidance_scale", GUIDANCE_SCALE))
+def own_sampling(folder: Path) -> SamplingConfig:
+    """How a checkpoint folder says codes are to be drawn; as published where it does not.
+
+    Raises:
+        CheckpointError: it cannot be done that way.
+    """
+    settings = _read_json(folder / "config.json").get("pure", {}).get("sampling", {})
+    try:
+        return SamplingConfig.from_dict(settings)
+    except SamplingError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def find(path_or_id: str | Path) -> Path:

@@ -27,7 +27,7 @@ from pure.decode import PARALLEL, PLAIN, Conversation, DecoderConfig, write
 from pure.engine import Engine, Precision
 from pure.grammar import Grid, Phase
 from pure.picture import Picture, Step
-from pure.sampling import GUIDANCE_SCALE, SamplingConfig
+from pure.sampling import SamplingConfig
 from pure.vocab import GRID_PIXELS
 
 Guidance = Literal["full", "perception", "understanding", "none"]
@@ -83,11 +83,11 @@ class RestoreSettings:
                 f"the colour fix is {', '.join(get_args(ColourFix))}, not {self.colour_fix!r}"
             )
 
-    def draw(self, guidance_scale: float = GUIDANCE_SCALE) -> SamplingConfig:
-        """How codes are drawn by a checkpoint with this guidance scale of its own."""
+    def draw(self, own: SamplingConfig | None = None) -> SamplingConfig:
+        """How codes are drawn by a checkpoint with this sampling of its own."""
         if isinstance(self.sampling, SamplingConfig):
             return self.sampling
-        return SamplingConfig.parse(self.sampling, guidance_scale=guidance_scale)
+        return SamplingConfig.parse(self.sampling, own)
 
 
 @dataclass(frozen=True)
@@ -460,7 +460,7 @@ class _Restoration:
                 f"{MAX_OUTPUT_PIXELS / 1e6:.0f}: crop the photo or choose a smaller scale."
             )
         checkpoint = self.checkpoint = pipeline.checkpoint
-        self.sampling = settings.draw(pipeline.checkpoint.guidance_scale)
+        self.sampling = settings.draw(pipeline.checkpoint.sampling)
         self.engine, self.settings = pipeline.engine, replace(settings, sampling=self.sampling)
         self.size = (width, height)
         self.enlarged = convert.resize(image, self.size)

@@ -6,16 +6,14 @@ threshold as a full row with the rest at minus infinity. Functions only; no mode
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 MAX_ENTROPY = 10.0  # nats; the published code clamps to it before the sigmoid
-
-
-GUIDANCE_SCALE = 0.8  # of the release
 
 
 class SamplingError(ValueError):
@@ -26,8 +24,9 @@ class SamplingError(ValueError):
 class SamplingConfig:
     """How image tokens are drawn; the text is always written by its most likely tokens.
 
-    The defaults are the released behaviour. With the published sigmoid k stays within
-    14..1987, so the limits 1 and 2000 are never reached; kept, because it is the release.
+    The defaults are the released behaviour; a checkpoint may have others of its own. With the
+    published sigmoid k stays within 14..1987, so the limits 1 and 2000 are never reached; kept,
+    because it is the release.
 
     Attributes:
         mode: "dynamic" sizes the candidates by entropy, "topk" keeps `top_k`, "top1" one.
@@ -40,7 +39,7 @@ class SamplingConfig:
     """
 
     mode: Literal["dynamic", "topk", "top1"] = "dynamic"
-    guidance_scale: float = GUIDANCE_SCALE
+    guidance_scale: float = 0.8
     temperature: float = 0.9
     k_min: int = 1
     k_max: int = 2000
@@ -62,22 +61,37 @@ class SamplingConfig:
             raise SamplingError(f"mu must be a number of nats, not {self.mu}")
 
     @classmethod
-    def parse(cls, text: str, *, guidance_scale: float = GUIDANCE_SCALE) -> "SamplingConfig":
+    def parse(cls, text: str, own: "SamplingConfig | None" = None) -> "SamplingConfig":
         """The configuration of `dynamic`, `dynamic:K_MAX`, `top1` or `topk:K`, as people write it.
 
         Args:
             text: one of these.
-            guidance_scale: the checkpoint's own, by default the released.
+            own: the checkpoint's, for all that the text does not say; by default the released.
         """
+        own = own or cls()
         name, _, number = text.partition(":")
-        scale = guidance_scale
         if text in ("dynamic", "top1"):
-            return cls(mode=text, guidance_scale=scale)  # type: ignore[arg-type]  # narrowed above
+            return replace(own, mode=text)  # type: ignore[arg-type]  # narrowed above
         if name == "dynamic" and number.isdecimal():
-            return cls(k_max=int(number), guidance_scale=scale)
+            return replace(own, mode="dynamic", k_max=int(number))
         if name == "topk" and number.isdecimal():
-            return cls(mode="topk", top_k=int(number), guidance_scale=scale)
+            return replace(own, mode="topk", top_k=int(number))
         raise SamplingError(f"sampling is dynamic, top1 or topk:K, not {text!r}")
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, object]) -> "SamplingConfig":
+        """What a checkpoint's `config.json` says; the released where it says nothing.
+
+        Raises:
+            SamplingError: it names what there is not, or settings that cannot work.
+        """
+        kinds = {name: type(value) for name, value in asdict(cls()).items()}
+        if unknown := ", ".join(sorted(settings.keys() - kinds.keys())):
+            raise SamplingError(f"there is no {unknown} among the settings of sampling")
+        try:
+            return cls(**{name: kinds[name](value) for name, value in settings.items()})
+        except (TypeError, ValueError) as error:
+            raise SamplingError(f"sampling {dict(settings)} cannot be used: {error}") from error
 
 
 def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:

@@ -38,7 +38,7 @@ from pure.checkpoint import (
     CheckpointError,
     load_vq,
     own_grammar,
-    own_guidance_scale,
+    own_sampling,
     read_config,
     read_names,
 )
@@ -47,7 +47,7 @@ from pure.engine import Engine
 from pure.grammar import Grammar, Grid
 from pure.model import CONFIGS, Transformer, TransformerConfig
 from pure.pretokenise import PARTS, PROMPT, DataSetError, TokenisedSet, TrainingSequence
-from pure.sampling import GUIDANCE_SCALE, SamplingConfig
+from pure.sampling import SamplingConfig
 from pure.sharding import (
     fill,
     memory_plan,
@@ -73,6 +73,7 @@ log = logging.getLogger(__name__)
 HELD_OUT_PAIRS = 48
 EVALUATED = 4  # held-out pairs in one pass
 WINDOW = 500  # batches whose sequences are mixed when they are sorted by length, as published
+COMPILED_STEP = 64  # lengths are rounded up to a multiple, as each is compiled for anew
 WAIT_SECONDS = 2.0  # between looks for a shard that is still being made
 CURVE = [
     *("step", "seconds", "rate", "total", *PARTS, "gradient"),
@@ -332,9 +333,6 @@ class Trainer:
         pairs = [held_out.sequence(i) for i in range(min(HELD_OUT_PAIRS, len(held_out)))]
         config = self._config()
         self.vocab = Vocab.from_names(self.names, config.vocab_size)
-        # one length for all batches where they come as given, so that compiling happens once
-        fixed = max(len(pair.ids) for pair in pairs)
-        self.length = fixed if settings.order == "given" else 0
         self.limit = config.max_position_embeddings
         self.held_out = pairs
         self._plan_steps()
@@ -467,10 +465,14 @@ class Trainer:
         ]
 
     def _length(self, sequences: Sequence[TrainingSequence]) -> int:
-        return min(self.limit, max(self.length, *(len(s.ids) for s in sequences)))
+        longest = max(len(sequence.ids) for sequence in sequences)
+        step = COMPILED_STEP if self.settings.compile else 1
+        return min(self.limit, -(-longest // step) * step)
 
     def _drop(self, sequence: TrainingSequence, drop: np.ndarray) -> TrainingSequence:
         s = self.settings
+        if PARTS.index("image") not in sequence.parts:
+            return sequence  # it ends with its label, and there would be nothing left to learn
         if drop[2] < s.unconditional:
             return sequence.without(PROMPT, 0, 1)
         shares = (s.without_label, s.without_caption)
@@ -667,7 +669,7 @@ class Trainer:
     def sample(self) -> None:
         """Restore some held-out pairs into samples/STEP.png: input, restoration, reference.
 
-        With the guidance scale of the checkpoint the run started from, and after its own text where
+        With the sampling of the checkpoint the run started from, and after its own text where
         it has a form for that; else after the true one, since a young model's may have any length.
         The first process does it; sharded weights are gathered there once for all pictures.
         """
@@ -683,10 +685,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _restored(self, model: Transformer, pair: TrainingSequence) -> np.ndarray:
-        grammar, scale = Grammar(self.vocab, self.vq.factor), GUIDANCE_SCALE
+        grammar, sampling = Grammar(self.vocab, self.vq.factor), SamplingConfig()
         if self.start is not None:
             grammar = own_grammar(self.start, self.vocab, self.vq.factor)
-            scale = own_guidance_scale(self.start)
+            sampling = own_sampling(self.start)
         ids, parts = np.array(pair.ids), np.array(pair.parts)
         prompt, text, answer = (
             ids[parts == PROMPT],
@@ -700,7 +702,6 @@ class Trainer:
         text = text.tolist()
         if grammar.form is not None:
             text = [step.id for step in conversation.write_text()]
-        sampling = SamplingConfig(guidance_scale=scale)
         steps = conversation.restore(text, sampling, seed=self.settings.seed)
         codes = torch.tensor([step.code for step in steps if step.code is not None])
         grids = (lq, codes.view(gt.shape), gt)

@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -358,7 +359,7 @@ def drafts_for(
         return checkpoint.vq.encode_image(convert.resize(reference, (side, side))).cpu()
 
     def earlier() -> torch.Tensor:
-        decoder, config = DecoderConfig("parallel", 16), own_sampling(checkpoint)
+        decoder, config = DecoderConfig("parallel", 16), checkpoint.sampling
         other = written(talk, text, seed + 1000, decoder, config=config)
         return torch.tensor(other).view(talk.grid.rows, -1)
 
@@ -371,7 +372,7 @@ def bench_nano(photos: list[Path], clock: Clock) -> dict[str, Any]:
     codes = checkpoint.grammar.vocab.code_ids
     engine = Engine(checkpoint.model, codes)
     fast = Engine(checkpoint.model, codes, reproducible=False)
-    config = own_sampling(checkpoint)
+    config = checkpoint.sampling
     counted: dict[str, list[float]] = {}
     gains: dict[str, list[float]] = {}
     plain_seconds: list[float] = []
@@ -408,7 +409,7 @@ def bench_nano(photos: list[Path], clock: Clock) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint.name,
         "weights": weights_hash(),
-        "guidance_scale": config.guidance_scale,
+        "sampling": asdict(config),
         "grid": [talk.grid.rows, talk.grid.columns],
         "photos": [path.name for path in photos],
         "compared": compared,
@@ -436,7 +437,7 @@ def nano_quality(checkpoint: Checkpoint, photos: list[Path]) -> dict[str, dict[s
     All precisions read the codes that float32 drew, so that places can be compared; "psnr" is of
     the picture each draws itself with the same noise, to that of float32, in dB.
     """
-    codes, config = checkpoint.grammar.vocab.code_ids, own_sampling(checkpoint)
+    codes, config = checkpoint.grammar.vocab.code_ids, checkpoint.sampling
     facts: dict[str, list[dict[str, float]]] = {"bfloat16": [], "int8": []}
     exact = Engine(checkpoint.model, codes)
     others = {
@@ -499,7 +500,7 @@ def preview(checkpoint: Checkpoint, photos: list[Path], clock: Clock) -> dict[st
 
 def nano_cache(checkpoint: Checkpoint, talk: Conversation) -> dict[str, float]:
     """Bytes of both caches, allocated and calculated."""
-    config = own_sampling(checkpoint)
+    config = checkpoint.sampling
     picture = talk.picture([], config)
     work = Workload(
         rows=talk.grid.rows,
@@ -519,7 +520,7 @@ def identity(photos: list[Path], pairs: int) -> dict[str, Any]:
     """Whole pictures of PURE-nano, in parallel and plain: every window and draft in turn."""
     checkpoint = load("nano")
     engine = Engine(checkpoint.model, checkpoint.grammar.vocab.code_ids)
-    config = own_sampling(checkpoint)
+    config = checkpoint.sampling
     hashes: dict[str, str] = {}
     same = 0
     for number in range(pairs):
@@ -548,11 +549,6 @@ def written(
     """Codes of a picture."""
     steps = talk.restore(text, config, seed=seed, decoder=decoder, draft=draft)
     return [step.code for step in steps if step.code is not None]
-
-
-def own_sampling(checkpoint: Checkpoint) -> SamplingConfig:
-    """How a checkpoint draws if nobody says."""
-    return SamplingConfig(guidance_scale=checkpoint.guidance_scale)
 
 
 def estimates() -> dict[str, dict[str, float]]:

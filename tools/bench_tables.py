@@ -88,7 +88,8 @@ def _measured(results: Results) -> str:
     cache = nano["cache"]
     facts = [
         ["weights (SHA-256 begins)", f"`{nano['weights']}`"],
-        ["grid; guidance scale", f"{sides}; {nano['guidance_scale']}"],
+        ["grid", sides],
+        ["sampling", ", ".join(f"{key} {value}" for key, value in nano["sampling"].items())],
         ["photos", ", ".join(name.removesuffix(".png") for name in nano["photos"])],
         ["same ids as plain decoding", f"{nano['identical']} of {nano['compared']}"],
         ["share of the time before the first preview", preview],

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from pure.checkpoint import NANO, load
 from pure.data import read_index
-from pure.sampling import GUIDANCE_SCALE
+from pure.sampling import SamplingConfig
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,10 @@ CREDITS = ("id", "split", "package", "version", "source_path", "author", "licenc
 CODING = ("encoder.", "quant_conv.", "quantize.")
 
 
-def ship(run: Path, vq: Path, photos: Path, out: Path, *, guidance_scale: float) -> None:
+def ship(run: Path, vq: Path, photos: Path, out: Path, sampling: SamplingConfig) -> None:
     """Write the checkpoint folder `out` from `run`/checkpoint and the tokenizer file `vq`.
 
-    `guidance_scale` becomes the checkpoint's own.
+    `sampling` becomes the checkpoint's own.
 
     Raises:
         ValueError: the tokenizer gives other codes than the run was trained on, or the weights
@@ -48,7 +49,7 @@ def ship(run: Path, vq: Path, photos: Path, out: Path, *, guidance_scale: float)
         shutil.copyfile(source / name, out / name)
     records = read_index(photos)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["pure"]["guidance_scale"] = guidance_scale
+    config["pure"]["sampling"] = asdict(sampling)
     config["pure"]["photos"] = sum(record["split"] == "train" for record in records)
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     with safe_open(vq, framework="pt") as file:
@@ -77,16 +78,14 @@ def main() -> None:
     parser.add_argument("--vq", type=Path, required=True, help="a vq.safetensors")
     parser.add_argument("--photos", type=Path, default=Path("data/photos"))
     parser.add_argument("--out", type=Path, default=NANO)
-    parser.add_argument("--guidance-scale", type=float, default=GUIDANCE_SCALE, help="its own")
+    own = parser.add_argument_group("how the checkpoint draws codes")
+    defaults = asdict(SamplingConfig())
+    for name, value in defaults.items():
+        own.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    ship(
-        arguments.run,
-        arguments.vq,
-        arguments.photos,
-        arguments.out,
-        guidance_scale=arguments.guidance_scale,
-    )
+    sampling = SamplingConfig(**{name: getattr(arguments, name) for name in defaults})
+    ship(arguments.run, arguments.vq, arguments.photos, arguments.out, sampling)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from imaging.load import PhotoError
 from pure.belief import BeliefError
 from pure.checkpoint import RELEASED_ID, CheckpointError
 from pure.pipeline import Done, Event, RestoreError, RestoreSettings
-from pure.sampling import SamplingError
+from pure.sampling import SamplingConfig, SamplingError
 from study.blinding import TokenError
 from study.design import StudyError
 from study.desk import DeskError
@@ -131,7 +131,7 @@ class Model:
         self.native: int = checkpoint.native
         self.factor: int = checkpoint.vq.factor
         self.codes: int = checkpoint.vq.config.codebook_size
-        self.guidance_scale: float = checkpoint.guidance_scale
+        self.sampling: SamplingConfig = checkpoint.sampling
         self.seconds_per_pass = CPU_SECONDS_PER_PASS if device == "cpu" else GPU_SECONDS_PER_PASS
         self._leased = lease(self._stream, self.lease_seconds)
 

@@ -34,7 +34,7 @@ from pure.pipeline import (
     Row,
     Understood,
 )
-from pure.sampling import SamplingConfig, SamplingError
+from pure.sampling import MAX_ENTROPY, SamplingConfig, SamplingError
 from ui import components, runcard
 from ui.boundary import Model, guarded, shown
 from ui.settings import Settings
@@ -53,11 +53,12 @@ ABOUT_RESTORE = (
     "and caption; the last also has the restored picture (PNG) and the run card. To leave words "
     "out, choose the guidance perception, understanding or none."
 )
-# By name: what `run` takes besides the photo, and what `updates` may change.
+# By name: what says how codes are drawn, what `run` takes besides the photo, and what `updates` may
+# change.
 # fmt: off
+DRAWN = ("mode", "k_max", "mu", "top_k", "temperature", "guidance_scale")
 OPTIONS = (
-    "scale", "seed", "mode", "k_max", "top_k", "temperature", "guidance_scale", "guidance",
-    "colour_fix",
+    "scale", "seed", *DRAWN, "guidance", "colour_fix",
 )
 PARTS = (
     "restore", "stop", "status", "belief", "preview", "after", "entropy", "k", "slider", "facts",
@@ -75,7 +76,7 @@ RUNNING = ("waiting", "reading", "writing", "painting")
 
 PRESETS: dict[str, tuple[str, str]] = {
     "Faithful": ("always the likeliest code", "top1"),
-    "Balanced": ("more codes where it is unsure, as published", "dynamic"),
+    "Balanced": ("more codes where it is unsure", "dynamic"),
     "Detailed": ("from 2,000 codes", "topk:2000"),
 }
 GUIDANCE: dict[Guidance, str] = {
@@ -311,20 +312,22 @@ def restore_settings(
 
 
 def sampling_config(
-    mode: Any, k_max: Any, top_k: Any, temperature: Any, guidance_scale: Any
+    mode: Any, k_max: Any, mu: Any, top_k: Any, temperature: Any, guidance_scale: Any
 ) -> SamplingConfig:
     """How codes are drawn, from the values of the page.
 
     Raises:
         SamplingError: one of them is not what it should be.
     """
-    for what, value in (("temperature", temperature), ("guidance scale", guidance_scale)):
+    numbers = {"mu": mu, "temperature": temperature, "guidance scale": guidance_scale}
+    for what, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SamplingError(f"the {what} is a number, not {value!r}")
     try:
         return SamplingConfig(
             mode=mode,
             k_max=_whole(k_max, "largest k"),
+            mu=float(mu),
             top_k=_whole(top_k, "k"),
             temperature=float(temperature),
             guidance_scale=float(guidance_scale),
@@ -446,7 +449,7 @@ def facts(view: View) -> dict[str, str]:
     how = {
         "top1": "the likeliest code",
         "topk": f"top {sampling.top_k:,}",
-        "dynamic": f"dynamic, at most {sampling.k_max:,}",
+        "dynamic": f"dynamic, at most {sampling.k_max:,}, half of it at {sampling.mu:g} nats",
     }[sampling.mode]
     rows = {}
     if view.lq_size:
@@ -546,7 +549,7 @@ def _lay_out_input(ui: dict[str, Any], model: Model, limits: Settings) -> None:
             label="Colours taken over from the photo",
             elem_id="colour-fix",
         )
-        default = SamplingConfig(guidance_scale=model.guidance_scale)
+        default = model.sampling
         ui["mode"] = gr.Radio(
             [(text, name) for name, text in MODES.items()],
             value=default.mode,
@@ -556,6 +559,14 @@ def _lay_out_input(ui: dict[str, Any], model: Model, limits: Settings) -> None:
         with gr.Row():
             ui["k_max"] = gr.Number(
                 default.k_max, label="Largest k (dynamic)", precision=0, minimum=1, min_width=140
+            )
+            ui["mu"] = gr.Number(
+                default.mu,
+                label="mu, in nats (dynamic)",
+                step=0.1,
+                minimum=0,
+                maximum=MAX_ENTROPY,
+                min_width=140,
             )
             ui["top_k"] = gr.Number(
                 default.top_k, label="k (top k)", precision=0, minimum=1, min_width=140
@@ -665,11 +676,9 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
 
     def job(photo: Any, *values: Any) -> Job:
         """From the values of the photo, `OPTIONS`, and possibly label and caption."""
-        scale, seed, mode, k_max, top_k, temperature, guidance_scale, guidance, colour_fix = values[
-            : len(OPTIONS)
-        ]
-        sampling = sampling_config(mode, k_max, top_k, temperature, guidance_scale)
-        belief = values[len(OPTIONS) :]
+        scale, seed, *drawn = values[: len(OPTIONS) - 2]
+        guidance, colour_fix, *belief = values[len(OPTIONS) - 2 :]
+        sampling = sampling_config(*drawn)
         settings = restore_settings(scale, seed, sampling, guidance, colour_fix, *belief)
         return prepare(uploaded(photo), settings, limits)
 
@@ -780,13 +789,13 @@ def _wire(ui: dict[str, Any], model: Model, limits: Settings) -> None:
         )  # fmt: skip
 
     def preset(name: Any) -> tuple[Any, ...]:
-        config = SamplingConfig.parse(PRESETS[name][1], guidance_scale=model.guidance_scale)
-        return config.mode, config.k_max, config.top_k, config.temperature, config.guidance_scale
+        config = SamplingConfig.parse(PRESETS[name][1], model.sampling)
+        return tuple(getattr(config, option) for option in DRAWN)
 
     ui["preset"].input(
         guarded(preset),
         [ui["preset"]],
-        [ui[n] for n in ("mode", "k_max", "top_k", "temperature", "guidance_scale")],
+        [ui[option] for option in DRAWN],
         **quick,
     )
     ui["new_seed"].click(lambda: secrets.randbelow(NEW_SEEDS), None, [ui["seed"]], **quick)

@@ -448,14 +448,15 @@ def test_the_output_tells_how_it_was_made(pipeline, checkpoint):
     assert all(seconds >= 0 for seconds in output.seconds.values())
 
 
-def test_named_sampling_takes_the_guidance_scale_of_the_checkpoint(checkpoint):
-    own = PurePipeline(replace(checkpoint, guidance_scale=2.5))
+def test_named_sampling_takes_all_else_from_the_checkpoint(checkpoint):
+    sampling = SamplingConfig(guidance_scale=2.5, temperature=0.7, k_max=100, mu=3.5)
+    own = PurePipeline(replace(checkpoint, sampling=sampling))
     named = own.restore(picture(8, 8), RestoreSettings(sampling="topk:3", **GIVEN))
-    assert named.settings.sampling == SamplingConfig("topk", guidance_scale=2.5, top_k=3)
+    assert named.settings.sampling == replace(sampling, mode="topk", top_k=3)
     spelt = own.restore(picture(8, 8), RestoreSettings(sampling=named.settings.sampling, **GIVEN))
     assert np.array_equal(named.codes, spelt.codes)
     published = RestoreSettings(sampling=SamplingConfig(), **GIVEN)
-    assert own.restore(picture(8, 8), published).settings.sampling.guidance_scale == 0.8
+    assert own.restore(picture(8, 8), published).settings.sampling == SamplingConfig()
 
 
 def test_greedy_restorations_do_not_depend_on_the_seed(pipeline):

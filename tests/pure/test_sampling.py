@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -320,10 +321,30 @@ def test_impossible_settings_are_refused_with_a_sentence(values, sentence):
 def test_sampling_is_parsed():
     assert SamplingConfig.parse("dynamic") == SamplingConfig()
     assert SamplingConfig.parse("top1") == SamplingConfig(mode="top1")
-    assert SamplingConfig.parse("dynamic:40", guidance_scale=3) == SamplingConfig(
-        guidance_scale=3, k_max=40
-    )
     assert SamplingConfig.parse("topk:300") == SamplingConfig(mode="topk", top_k=300)
+
+
+def test_what_a_word_does_not_say_is_the_checkpoints_own():
+    own = SamplingConfig(guidance_scale=3, temperature=0.7, k_max=100, mu=3.5)
+    assert SamplingConfig.parse("dynamic", own) == own
+    assert SamplingConfig.parse("dynamic:40", own) == replace(own, k_max=40)
+    assert SamplingConfig.parse("top1", own) == replace(own, mode="top1")
+    assert SamplingConfig.parse("dynamic", replace(own, mode="top1")) == own
+
+
+def test_a_checkpoint_names_only_what_differs_from_the_release():
+    assert SamplingConfig.from_dict({}) == SamplingConfig()
+    own = SamplingConfig(guidance_scale=3, temperature=1, k_max=100)
+    assert SamplingConfig.from_dict({"guidance_scale": 3, "temperature": 1, "k_max": 100}) == own
+    assert SamplingConfig.from_dict(asdict(own)) == own
+
+
+@pytest.mark.parametrize(
+    "settings", [{"k": 3}, {"k_max": "many"}, {"temperature": None}, {"temperature": -1}]
+)
+def test_a_checkpoint_that_names_something_else_is_refused(settings):
+    with pytest.raises(SamplingError, match=next(iter(settings))):
+        SamplingConfig.from_dict(settings)
 
 
 @pytest.mark.parametrize("text", ["", "topk", "topk:", "topk:-1", "topk:1.5", "top2", "Dynamic"])

@@ -14,7 +14,7 @@ import pure.train
 from pure.checkpoint import load
 from pure.grammar import Grammar, Grid
 from pure.model import Transformer, TransformerConfig
-from pure.pretokenise import DataSetError, build_sequence
+from pure.pretokenise import PROMPT, DataSetError, build_sequence
 from pure.start import initialise
 from pure.train import (
     PRESETS,
@@ -184,12 +184,34 @@ def test_sequences_come_as_given_and_then_again(trainer):
 
 def test_a_sequence_longer_than_the_held_out_ones_is_not_cut(trainer, monkeypatch):
     run = trainer(**WHOLE)
-    long = TrainingSequence([5] * (run.length + 7), [2] * (run.length + 7))
+    length = max(len(pair.ids) for pair in run.held_out) + 7
+    long = TrainingSequence([5] * length, [2] * length)
     monkeypatch.setattr(run.train_set, "sequence", lambda index: long)
     [(ids, _)] = run.batch(0)
-    assert ids.shape == (3, run.length + 7)
+    assert ids.shape == (3, length)
     run.limit = 20  # what the model was made for
     assert run.batch(0)[0][0].shape == (3, 20)
+
+
+def test_compiled_lengths_are_few(trainer, monkeypatch):
+    run = trainer(**WHOLE)
+    run.settings = replace(run.settings, compile=1)  # without compiling, which takes long
+    lengths = iter([70, 3, 128, 129, 5, 64])
+    monkeypatch.setattr(
+        run.train_set, "sequence", lambda _: TrainingSequence([5] * (n := next(lengths)), [2] * n)
+    )
+    batches = [run.batch(0)[0], run.batch(1)[0]]
+    assert [ids.shape for ids, _ in batches] == [(3, 128), (3, 192)]
+    assert [(parts >= 0).sum().item() for _, parts in batches] == [201, 198]
+
+
+def test_a_sequence_that_ends_with_its_label_keeps_it(trainer, monkeypatch):
+    run = trainer(unconditional=1.0, without_label=1.0)
+    short = TrainingSequence([5, 6, 7], [PROMPT, 0, 0])
+    monkeypatch.setattr(run.train_set, "sequence", lambda _: short)
+    [(ids, parts)] = run.batch(0)
+    assert (ids[0].tolist(), parts[0].tolist()) == ([5, 6, 7], [PROMPT, 0, 0])
+    assert math.isfinite(run.train_step()["label"])
 
 
 def test_an_epoch_in_clusters_has_every_sequence_once_and_the_next_is_mixed_anew(trainer):
@@ -372,26 +394,26 @@ def test_samples_show_input_restoration_and_reference(trainer, tmp_path):
         assert np.array_equal(pixels[32:, left : left + 32], expected)
 
 
-def test_samples_use_the_guidance_scale_and_the_text_form_of_the_checkpoint(
+def test_samples_use_the_sampling_and_the_text_form_of_the_checkpoint(
     trainer, tmp_path, monkeypatch
 ):
     trainer("first", steps=1, export_every=1).run()
     start = tmp_path / "first" / "checkpoint"
     config = json.loads((start / "config.json").read_text())
     words = [name for name in config["vocabulary_map"] if name.startswith("▁")][:2]
-    config["pure"] |= {"guidance_scale": 2.5, "text_form": [[word] for word in words]}
+    config["pure"] |= {"sampling": {"k_max": 9}, "text_form": [[word] for word in words]}
     (start / "config.json").write_text(json.dumps(config))
     seen = []
 
     def restore(self, text, config, **others):
-        seen.append((list(text), config.guidance_scale))
+        seen.append((list(text), config.k_max))
         return original(self, text, config, **others)
 
     original = pure.train.Conversation.restore
     monkeypatch.setattr(pure.train.Conversation, "restore", restore)
     run = trainer("second", start=start, ema=0.0, samples=1)
     run.sample()
-    assert seen == [([run.names[word] for word in words], 2.5)]
+    assert seen == [([run.names[word] for word in words], 9)]
 
 
 def test_a_run_starts_as_a_copier_if_wanted(sequences_folder, vq_folder, tmp_path):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from pure.data import Crop, Photo
+from pure.sampling import SamplingConfig
 from tools.nano_eval import (
     KINDS,
     Case,
@@ -14,6 +16,7 @@ from tools.nano_eval import (
     content_right,
     entropies,
     interval,
+    label_table,
     markdown,
 )
 
@@ -80,7 +83,7 @@ def test_a_restoration_is_made_once_by_the_same_checkpoint(tmp_path):
         checkpoint = SimpleNamespace(
             model=torch.nn.Linear(2, 2),
             vq=torch.nn.Linear(2, 2),
-            guidance_scale=0.8,
+            sampling=SamplingConfig(),
             grammar=SimpleNamespace(form=None),
         )
 
@@ -98,9 +101,20 @@ def test_a_restoration_is_made_once_by_the_same_checkpoint(tmp_path):
     torch.nn.init.zeros_(pipeline.checkpoint.model.weight)
     Restorations(pipeline, tmp_path)(some, "dynamic", None)
     assert pipeline.calls == 2
-    pipeline.checkpoint.guidance_scale = 2.5
+    pipeline.checkpoint.sampling = SamplingConfig(guidance_scale=2.5)
     Restorations(pipeline, tmp_path)(some, "dynamic", None)
     assert pipeline.calls == 3
+
+
+def test_labels_are_counted_level_by_level_beside_a_guess():
+    graded = [replace(case(grey(np.zeros((8, 8)))), level="graded", blur=b) for b in "aaab"]
+    heavy = [case(grey(np.zeros((8, 8))))]
+    told = [(c, said, "small") for c, said in zip(graded, "abab", strict=True)]
+    result = label_table([*told, (heavy[0], "large", None)])
+    assert list(result) == ["graded", "heavy"]
+    assert (result["graded"]["crops"], result["graded"]["blur"]["mean"]) == (4, 0.75)
+    assert (result["graded"]["blur"]["guess"], result["graded"]["noise"]["mean"]) == (0.75, 1.0)
+    assert (result["heavy"]["blur"]["mean"], result["heavy"]["noise"]["mean"]) == (0.0, 0.0)
 
 
 def test_the_tables_hold_every_mean_with_its_interval():
@@ -110,9 +124,17 @@ def test_the_tables_hold_every_mean_with_its_interval():
         "light": {"bicubic": row},
         "heavy": {"bicubic": row},
         "ablations": {"crops": 2, "guidance": {"none": part}, "sampling": {"top-1": part}},
+        "labels": {
+            "graded": {
+                "crops": 9,
+                "blur": {"mean": 0.8, "low": 0.7, "high": 0.9},
+                "noise": {"mean": 0.5, "low": 0.4, "high": 0.6},
+            }
+        },
         "entropy_nats": {"flat": {"mean": 3.0, "low": 2.5, "high": 3.5}},
     }
     text = markdown(result)
     assert "| bicubic | 25.000 [24.000, 26.000] |" in text
     assert "| none | 21.500 [20.000, 22.000] |" in text
+    assert "| graded, 9 crops | 0.800 [0.700, 0.900] | 0.500 [0.400, 0.600] |" in text
     assert "| flat | 3.000 [2.500, 3.500] |" in text

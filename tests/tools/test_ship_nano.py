@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 from pure import nano
 from pure.checkpoint import load
 from pure.model import Transformer, TransformerConfig
+from pure.sampling import SamplingConfig
 from pure.vq import CONFIGS, VQModel
 from tools import ship_nano
+
+OWN = SamplingConfig(guidance_scale=2.5, k_max=100)
 
 
 @pytest.fixture
@@ -56,9 +59,9 @@ def retouched(run, tmp_path, prefix):
 
 def test_an_improved_decoder_is_shipped(run, photos, tmp_path):
     vq = retouched(run, tmp_path, "decoder.conv_out")
-    ship_nano.ship(run, vq, photos, tmp_path / "out", guidance_scale=2.5)
+    ship_nano.ship(run, vq, photos, tmp_path / "out", OWN)
     checkpoint = load(tmp_path / "out")
-    assert (checkpoint.photos, checkpoint.guidance_scale) == (1, 2.5)
+    assert (checkpoint.photos, checkpoint.sampling) == (1, OWN)
     shipped = checkpoint.vq.state_dict()
     assert torch.equal(shipped["decoder.conv_out.bias"], load_file(vq)["decoder.conv_out.bias"])
     [credit] = csv.DictReader((tmp_path / "out" / "photos.csv").open())
@@ -69,11 +72,11 @@ def test_an_improved_decoder_is_shipped(run, photos, tmp_path):
 def test_a_tokenizer_with_other_codes_is_refused(run, photos, tmp_path, part):
     vq = retouched(run, tmp_path, part)
     with pytest.raises(ValueError, match="codes pictures differently"):
-        ship_nano.ship(run, vq, photos, tmp_path / "out", guidance_scale=2.5)
+        ship_nano.ship(run, vq, photos, tmp_path / "out", OWN)
 
 
 def test_weights_too_large_to_ship_are_refused(run, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(ship_nano, "MOST_BYTES", 1000)
     vq = retouched(run, tmp_path, "decoder.conv_out")
     with pytest.raises(ValueError, match="MB"):
-        ship_nano.ship(run, vq, photos, tmp_path / "out", guidance_scale=2.5)
+        ship_nano.ship(run, vq, photos, tmp_path / "out", OWN)

@@ -19,6 +19,7 @@ from pure.pipeline import (
     Row,
     Understood,
 )
+from pure.sampling import SamplingConfig
 
 LABEL, CAPTION = "Medium blur, small noise.", "A cat on a chair."
 
@@ -32,7 +33,7 @@ class FakePipeline:
         config = SimpleNamespace(codebook_size=16)
         vq = SimpleNamespace(factor=8, config=config)
         self.checkpoint = SimpleNamespace(
-            name=name, is_nano=False, native=32, vq=vq, photos=None, guidance_scale=0.8
+            name=name, is_nano=False, native=32, vq=vq, photos=None, sampling=SamplingConfig()
         )
         self.rows, self.pause, self.breaks = rows, pause, breaks
         self.passes = self.closed = 0

@@ -141,8 +141,9 @@ def test_values_of_the_wrong_kind_are_named(changes):
 
 
 @pytest.mark.parametrize(
-    "values", [("dynamic", None, 1, 1, 1), ("topk", 1, 0, 1, 1), ("x", 1, 1, 1, 1),
-               ("top1", 1, 1, "hot", 1), ("top1", 1, 1, 0, 1), ("top1", 1, 1, 1, None)]
+    "values", [("dynamic", None, 1, 1, 1, 1), ("topk", 1, 1, 0, 1, 1), ("x", 1, 1, 1, 1, 1),
+               ("top1", 1, 1, 1, "hot", 1), ("top1", 1, 1, 1, 0, 1), ("top1", 1, 1, 1, 1, None),
+               ("dynamic", 1, "some", 1, 1, 1)]
 )  # fmt: skip
 def test_sampling_of_the_wrong_kind_is_named(values):
     with pytest.raises(SamplingError):
