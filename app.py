@@ -20,7 +20,7 @@ from baselines.memory import Shelf
 from pure.pipeline import PurePipeline
 from study.room import Room
 from ui import compare_tab, components, numbers_tab, restore_tab, results_tab, study_tab
-from ui.boundary import Model
+from ui.boundary import Model, compile_ahead
 from ui.settings import Settings
 
 CACHE_SECONDS = (1800, 3600)  # how often uploads and results are looked at, and how old they get
@@ -105,6 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
 settings = Settings.from_environment()
 pipeline = PurePipeline.from_pretrained(settings.checkpoint, device=settings.device)
 shelf = Shelf(settings.methods_gib * 2**30, device=settings.device)
+if settings.ahead:
+    compile_ahead(pipeline)
 model = Model(pipeline, device=settings.device)
 methods = registry.discover(weights=settings.weights, offload=settings.offload)
 room = Room(settings.study)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pure.capture import Reader, recorder
 from pure.engine import Engine
 from pure.grammar import Answer, Grammar, Grid
 from pure.jacobi import parallel
@@ -61,11 +62,12 @@ def plain(
 ) -> Iterator[list[int]]:
     """Write pictures one code at a time, each in every pass; yields as `jacobi.parallel` does.
 
-    Nothing is read back from the device.
+    Nothing is read back from the device. On a GPU passes are recorded and replayed.
     """
+    reader = Reader(engine, recorder(engine))
     while active := [picture for picture in pictures if not picture.done]:
         spans = [picture.window(1) for picture in active]
-        logits = predict(engine, active, spans)
+        logits = predict(engine, active, spans, reader)
         races = torch.cat(
             [p.races(span, logits.shape[-1]) for p, span in zip(active, spans, strict=True)]
         )

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,14 @@ from torch import Tensor
 
 from pure.model import QK_NORM_EPS, Block, HeadNorm, KVCache, Transformer, rotary
 
+if TYPE_CHECKING:
+    from pure.capture import Recorder
+
 Precision = Literal["float32", "bfloat16", "int8"]
 Product = Callable[[Tensor], Tensor]  # (n, in) to (n, out)
 Place = slice | Tensor  # where new tokens go in a cache
+# A block with all it reads as arguments, see `Engine.block`.
+BlockFunction = Callable[..., Tensor]
 
 # Rows of queries and of keys in whole blocks. The CPU kernels then add up each row in the same
 # order however many rows there are; with fewer than 4 they take another path and round otherwise.
@@ -133,17 +138,27 @@ def fastest(weight: Tensor, between: int = 0) -> tuple[str, Product]:
 
 
 @dataclass(frozen=True)
+class _Held:
+    """What a block needs to know of a cache whose mask says how much of it counts."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int = 0
+
+
+@dataclass(frozen=True)
 class _Layer:
     """One block, its projections fused."""
 
     attention_norm: Tensor  # (hidden,)
     mlp_norm: Tensor
-    qkv: Product
     head_weight: Tensor  # (heads + kv heads, head_dim), float32
     head_bias: Tensor
+    qkv: Product
     out: Product
     gate_up: Product
     down: Product
+    weights: tuple[Tensor, ...]  # as they were given; see `Engine.block`
 
 
 class Engine:
@@ -161,6 +176,7 @@ class Engine:
 
     Attributes:
         passes: runs of the transformer so far.
+        record: how passes of plain decoding are recorded, see `pure.capture`; None for the usual.
         kernels: name of the kernel of each kind of projection.
     """
 
@@ -187,6 +203,7 @@ class Engine:
             and can_pack(torch.empty(1, 1, dtype=self.dtype))
         )
         self.passes = 0
+        self.record: Recorder | None = None
         self.kernels: dict[str, str] = {}
         self._bytes = sum(p.numel() for p in model.parameters()) * self.dtype.itemsize
         self._probed: dict[tuple[int, ...], str] = {}
@@ -198,7 +215,7 @@ class Engine:
         self._head = plain_product(head)  # the text's; image codes have a smaller one
         self._image_head = self._product("image head", head[image_ids.to(self.device)], keep=True)
         self._cos = self._sin = torch.empty(0)
-        self._tabulate(self.config.max_position_embeddings)
+        self.tabulate(self.config.max_position_embeddings)
 
     @property
     def exact(self) -> bool:
@@ -232,7 +249,7 @@ class Engine:
         ]
         masks = [self._mask(cache, n) for cache, n in zip(caches, lengths, strict=True)]
         self.passes += 1
-        hidden = self._run(rows, caches, places, masks)
+        hidden = self.run(rows, caches, places, masks)
         for cache, n in zip(caches, lengths, strict=True):
             cache.length += n
         return hidden
@@ -254,7 +271,7 @@ class Engine:
             empty = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
             masks.append(empty.masked_fill(~seen, -torch.inf))
         self.passes += 1
-        return self._run(rows, caches, places, masks)
+        return self.run(rows, caches, places, masks)
 
     @torch.inference_mode()
     def image_logits(self, hidden: Tensor) -> Tensor:
@@ -290,18 +307,22 @@ class Engine:
             (attention.q_norm, self.config.num_attention_heads),
             (attention.k_norm, self.config.num_key_value_heads),
         ]
-        return _Layer(
-            attention_norm=block.input_layernorm.weight.detach().to(self.dtype),
-            mlp_norm=block.post_attention_layernorm.weight.detach().to(self.dtype),
-            qkv=self._product("qkv", qkv),
-            head_weight=torch.cat([_for_heads(n, n.weight, heads) for n, heads in norms]),
-            head_bias=torch.cat([_for_heads(n, n.bias, heads) for n, heads in norms]),
-            out=self._product("out", attention.o_proj.weight.detach()),
-            gate_up=self._product("gate and up", _fuse([mlp.gate_proj, mlp.up_proj])),
-            down=self._product("down", mlp.down_proj.weight.detach()),
+        small = (
+            block.input_layernorm.weight.detach().to(self.dtype),
+            block.post_attention_layernorm.weight.detach().to(self.dtype),
+            torch.cat([_for_heads(n, n.weight, heads) for n, heads in norms]),
+            torch.cat([_for_heads(n, n.bias, heads) for n, heads in norms]),
         )
+        large = {
+            "qkv": qkv,
+            "out": attention.o_proj.weight.detach(),
+            "gate and up": _fuse([mlp.gate_proj, mlp.up_proj]),
+            "down": mlp.down_proj.weight.detach(),
+        }
+        products = [self._product(kind, weight) for kind, weight in large.items()]
+        return _layer_of((*small, *large.values()), products)
 
-    def _tabulate(self, length: int) -> None:
+    def tabulate(self, length: int) -> None:
         """Have rotary embeddings for `length` positions."""
         if length <= len(self._cos):
             return
@@ -313,22 +334,63 @@ class Engine:
 
     # Running
 
-    def _run(
+    def run(
         self,
         rows: Sequence[Tensor],
         caches: Sequence[KVCache],
         places: Sequence[Place],
         masks: Sequence[Tensor | None],
+        block: BlockFunction | None = None,
     ) -> list[Tensor]:
-        """One pass: each row's ids at its places in its cache."""
-        self._tabulate(max(cache.capacity for cache in caches))
+        """One pass: each row's ids at its places in its cache, under its mask.
+
+        What `hidden` and `hidden_at` share. With places and masks that are tensors nothing in it
+        depends on how much the caches hold, so that it can be recorded (`pure.capture`). Then
+        `block` may be a compiled `Engine.block`.
+        """
+        self.tabulate(max(cache.capacity for cache in caches))
         cos = torch.cat([self._cos[place] for place in places])  # (n, 1, head_dim)
         sin = torch.cat([self._sin[place] for place in places])
         lengths = [len(row) for row in rows]
         x = F.embedding(torch.cat(list(rows)), self._embedding)  # (n, hidden)
         for i, layer in enumerate(self._layers):
-            x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
+            if block is None:
+                x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
+            else:
+                keys, values = [c.keys[i] for c in caches], [c.values[i] for c in caches]
+                x = block(x, cos, sin, list(places), list(masks), keys, values, layer.weights)
         return list(self._normed(x, self._norm).split(lengths))
+
+    def block(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        places: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> Tensor:
+        """One block with all it reads as arguments, so that one compiled form serves every block.
+
+        Products are `F.linear`'s. Keys and values are written in place.
+
+        Args:
+            x: (rows * n, hidden).
+            cos: (rows * n, 1, head_dim) of the tokens' places.
+            sin: likewise.
+            places: (n,) of each row.
+            masks: (n, capacity) of each row, to add to the scores.
+            keys: (kv heads, capacity, head_dim) of each row.
+            values: likewise.
+            weights: norms of attention and MLP, QK-norms' scale and shift, and the projections
+                qkv, out, gate and up, down.
+        """
+        layer = _layer_of(weights, [plain_product(weight) for weight in weights[4:]])
+        caches = [_Held([k], [v]) for k, v in zip(keys, values, strict=True)]
+        lengths = [len(place) for place in places]
+        return self._block(x, layer, 0, cos, sin, lengths, caches, places, masks)
 
     def _mask(self, cache: KVCache, n: int) -> Tensor | None:
         """What `n` new tokens may see, (queries, keys) to add to the scores; None: everything.
@@ -356,7 +418,7 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         lengths: Sequence[int],
-        caches: Sequence[KVCache],
+        caches: Sequence[KVCache | _Held],
         places: Sequence[Place],
         masks: Sequence[Tensor | None],
     ) -> Tensor:
@@ -385,7 +447,7 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         lengths: Sequence[int],
-        caches: Sequence[KVCache],
+        caches: Sequence[KVCache | _Held],
         places: Sequence[Place],
         masks: Sequence[Tensor | None],
     ) -> Tensor:
@@ -413,16 +475,46 @@ class Engine:
             if n <= FEW_QUERIES and self.device.type == "cpu":  # no change in float32
                 queries, held = queries.float(), (held[0].float(), held[1].float())
                 mask = None if mask is None else mask.float()
-            attended = F.scaled_dot_product_attention(
-                queries[None],
-                held[0][None],
-                held[1][None],
-                attn_mask=mask,
-                enable_gqa=heads != shared,
-            )[0]
+            if mask is None and heads == shared and self.device.type == "cpu":
+                attended = _attended_by_one(queries, *held)
+            else:
+                attended = F.scaled_dot_product_attention(
+                    queries[None],
+                    held[0][None],
+                    held[1][None],
+                    attn_mask=mask,
+                    enable_gqa=heads != shared,
+                )[0]
             rows.append(attended[:, :n].transpose(0, 1).reshape(n, -1))
             at += n
         return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(qkv.dtype)
+
+
+def _attended_by_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of one query (heads, 1, head_dim) over all keys (heads, T, head_dim).
+
+    On a CPU the two products take three quarters of the time of the fused kernel, which is made for
+    many queries; the first one with the keys on the left, as they lie in memory.
+    """
+    scores = torch.bmm(keys, query.transpose(1, 2)).transpose(1, 2) * query.shape[-1] ** -0.5
+    return torch.bmm(scores.softmax(-1), values)
+
+
+def _layer_of(weights: Sequence[Tensor], products: Sequence[Product]) -> _Layer:
+    """A layer of its weights, in the order of `Engine.block`, and the products of the last four."""
+    attention_norm, mlp_norm, head_weight, head_bias = weights[:4]
+    qkv, out, gate_up, down = products
+    return _Layer(
+        attention_norm,
+        mlp_norm,
+        head_weight,
+        head_bias,
+        qkv,
+        out,
+        gate_up,
+        down,
+        tuple(weights),
+    )
 
 
 def _fuse(projections: Sequence[torch.nn.Linear]) -> Tensor:

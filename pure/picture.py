@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pure.capture import Reader
 from pure.engine import Engine
 from pure.grammar import Grammar, Grid, Phase
 from pure.model import KVCache
@@ -216,15 +217,20 @@ class Picture:
 
 
 def predict(
-    engine: Engine, pictures: Sequence[Picture], windows: Sequence[Sequence[int]]
+    engine: Engine,
+    pictures: Sequence[Picture],
+    windows: Sequence[Sequence[int]],
+    reader: Reader | None = None,
 ) -> Tensor:
     """Guided logits (cells, codes), float32, of every picture's window, in one pass.
 
     The cells of one picture stand together, in the order of the pictures. All share one guidance.
+    With a reader the pass may be a recorded one.
     """
     rows = [picture.rows(w) for picture, w in zip(pictures, windows, strict=True)]
     caches = [cache for picture in pictures for cache in picture.caches]
-    hidden = engine.hidden([row for part in rows for row in part], caches)
+    read = engine.hidden if reader is None else reader.hidden
+    hidden = read([row for part in rows for row in part], caches)
     step = len(pictures[0].caches)
     states = [
         picture.before(window, hidden[step * i : step * (i + 1)])

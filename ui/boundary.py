@@ -18,9 +18,10 @@ from PIL import Image
 
 from baselines.base import MethodError, MethodUnavailableError, SettingError
 from imaging.load import PhotoError
+from pure.ahead import Blocks, capacities
 from pure.belief import BeliefError
 from pure.checkpoint import RELEASED_ID, CheckpointError
-from pure.pipeline import Done, Event, RestoreError, RestoreSettings
+from pure.pipeline import Done, Event, PurePipeline, RestoreError, RestoreSettings
 from pure.sampling import SamplingConfig, SamplingError
 from study.blinding import TokenError
 from study.design import StudyError
@@ -56,6 +57,7 @@ CPU_SECONDS_PER_PASS = 0.006
 GPU_SECONDS_PER_PASS = 0.03
 TEXT_PASSES = 60  # label and caption, roughly
 LEASE_MARGIN = 1.3  # a lease that runs out loses the picture
+COMPILE_SECONDS = 600  # of a GPU, to compile a block; a guess
 LEASE_SECONDS = 15  # never less: waking up takes a while
 
 logger = logging.getLogger(__name__)
@@ -179,6 +181,22 @@ def describe(checkpoint: Any) -> str:
         number = f" on {checkpoint.photos:,} photographs" if checkpoint.photos else ""
         return f"a small checkpoint trained by this project{number}; not the paper's 7B model"
     return "PURE 7B (released weights)" if checkpoint.name == RELEASED_ID else ""
+
+
+def compile_ahead(pipeline: PurePipeline) -> bool:
+    """Compile a block of the pipeline's transformer, on ZeroGPU within a lease; whether it worked.
+
+    Where it does not, restorations run as if nobody had tried.
+    """
+    blocks, engine = Blocks(), pipeline.engine
+    there = blocks.prepare(
+        engine,
+        capacities(pipeline.checkpoint),
+        lease=lambda work: lease(work, lambda: COMPILE_SECONDS),
+    )
+    if there:
+        engine.record = blocks.record
+    return there
 
 
 def lease(function: Callable[..., Any], duration: Callable[..., int]) -> Any:

@@ -10,6 +10,7 @@
 | `PURE_RESULTS` | results | folder of `evaluation.runner` whose numbers are shown |
 | `WEIGHTS_DIR` | baselines/weights | weights of the diffusion methods, see docs/methods.md |
 | `PURE_OFFLOAD` | 0 | 1: their networks wait on the CPU, for cards of half the memory |
+| `PURE_AHEAD` | 0 | 1: on ZeroGPU, compile a block of the transformer when the app starts |
 | `PURE_METHODS_GIB` | 6 (CPU), 40 (GPU) | memory for the methods that are compared |
 | `STUDY` | examples/study/demo.json | the study that people take part in |
 | `STUDY_STORE` | the study's name, .sqlite | file or PostgreSQL URL of the votes |
@@ -61,6 +62,7 @@ class Settings:
         results: folder of measured results, which need not exist.
         weights: folder of the diffusion methods' weights.
         offload: whether their networks wait on the CPU until they are needed.
+        ahead: whether a block is compiled before the first visitor, see `pure.ahead`.
         methods_gib: memory that the loaded methods of a comparison may take together.
         study: the study, and where its votes are kept.
     """
@@ -74,6 +76,7 @@ class Settings:
     results: Path = Path("results")
     weights: Path = DEFAULT_FOLDER
     offload: bool = False
+    ahead: bool = False
     study: StudyPlace = DEMO
 
     @classmethod
@@ -102,6 +105,7 @@ class Settings:
             ),
             weights=Path(variables.get("WEIGHTS_DIR", "").strip() or cls.weights),
             offload=_switch(variables, "PURE_OFFLOAD"),
+            ahead=_switch(variables, "PURE_AHEAD"),
             results=Path(variables.get("PURE_RESULTS", "").strip() or cls.results),
             study=StudyPlace(
                 Path(variables.get("STUDY", "").strip() or STUDY),

@@ -7,11 +7,14 @@ import threading
 
 import gradio as gr
 import pytest
+import torch
 from PIL import Image
 
 from imaging.load import PhotoError
-from pure.pipeline import Done, RestoreSettings
+from pure import ahead
+from pure.pipeline import Done, PurePipeline, RestoreSettings
 from tests.ui.fake_pipeline import FakePipeline
+from ui import boundary
 from ui.boundary import LEASE_SECONDS, TEXT_PASSES, Model, describe, guarded, lease, sentence
 
 PHOTO = Image.new("RGB", (16, 8), (200, 100, 50))
@@ -151,3 +154,17 @@ def test_a_checkpoint_is_described_without_claims(name, nano, said):
     checkpoint = FakePipeline(name=name).checkpoint
     checkpoint.is_nano = nano
     assert describe(checkpoint).endswith(said)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_blocks_compiled_ahead_are_used_if_compiling_worked(monkeypatch, works):
+    pipeline = PurePipeline.from_pretrained("nano", dtype=torch.float32)
+
+    def compile_block(engine, capacities, n):
+        if not works:
+            raise RuntimeError("no compiler")
+        return engine.block
+
+    monkeypatch.setattr(ahead, "compile_block", compile_block)
+    assert boundary.compile_ahead(pipeline) is works
+    assert (pipeline.engine.record is not None) is works

@@ -52,9 +52,10 @@ def test_every_variable_arrives(gpu):
         "PURE_RESULTS": "numbers",
         "WEIGHTS_DIR": "files",
         "PURE_OFFLOAD": "1",
+        "PURE_AHEAD": "1",
     }
     assert Settings.from_environment(given) == Settings(
-        "some/model", "cuda:1", 1000, 3, 5, 7, Path("numbers"), Path("files"), offload=True
+        "some/model", "cuda:1", 1000, 3, 5, 7, Path("numbers"), Path("files"), True, True
     )
 
 
