@@ -62,7 +62,10 @@ def compile_block(engine: Engine, capacities: Sequence[int], n: int = 1) -> Bloc
 
     Raises:
         ImportError: the package `spaces` is missing.
+        ValueError: the weights are in int8, whose product is a kernel of its own.
     """
+    if engine.precision == "int8":
+        raise ValueError("a block with int8 weights is not compiled")
     import spaces
 
     module = BlockPass(engine)

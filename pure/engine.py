@@ -158,7 +158,7 @@ class _Layer:
     out: Product
     gate_up: Product
     down: Product
-    weights: tuple[Tensor, ...]  # as they were given; see `Engine.block`
+    weights: tuple[Tensor, ...]  # in the order of `Engine.block`
 
 
 class Engine:
@@ -287,7 +287,6 @@ class Engine:
 
     def _product(self, kind: str, weight: Tensor, *, keep: bool = False) -> Product:
         """The kernel for a weight: probed once for each shape. `keep` exempts it from int8."""
-        weight = weight.to(self.dtype)
         if self.precision == "int8" and not keep:
             name, product = "int8", int8_product(weight)
         elif self.reproducible:
@@ -319,6 +318,7 @@ class Engine:
             "gate and up": _fuse([mlp.gate_proj, mlp.up_proj]),
             "down": mlp.down_proj.weight.detach(),
         }
+        large = {kind: weight.to(self.dtype) for kind, weight in large.items()}
         products = [self._product(kind, weight) for kind, weight in large.items()]
         return _layer_of((*small, *large.values()), products)
 

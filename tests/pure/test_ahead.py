@@ -80,6 +80,20 @@ def test_capacities_are_those_of_the_caches_of_a_tile():
     assert capacities(checkpoint) == [cache.capacity for cache in caches]
 
 
+def test_a_block_of_int8_weights_is_not_compiled():
+    engine = Engine(random_model(CONFIG), IMAGE_IDS, precision="int8")
+    with pytest.raises(ValueError, match="int8"):
+        compile_block(engine, [30, 21])
+
+
+def test_a_block_has_the_precision_of_its_engine(quick):
+    engine = Engine(random_model(CONFIG), IMAGE_IDS, precision="bfloat16")
+    blocks, caches = Blocks(), begun(engine)
+    assert blocks.prepare(engine, [30, 21])
+    states = Reader(engine, blocks.record).hidden([ids_of(1), ids_of(1)], caches)
+    assert states[0].dtype is torch.bfloat16
+
+
 def test_other_shapes_run_without(quick):
     engine = Engine(random_model(CONFIG), IMAGE_IDS)
     blocks = Blocks()
