@@ -4,9 +4,9 @@ Writes docs/nano-eval.json, its tables as docs/nano-eval-tables.md, and beside t
 contact sheet, which stays there: not every held-out photograph may be shown (`tools.figures` shows
 some that may).
 Photographs of the held-out split only, degraded at two levels: "light" is the preset mild, "heavy"
-the preset realesrgan of `imaging.degrade`. Labels are asked for on a third, "graded", where small,
-medium and large are about as frequent, so that a guess is right for a third. Every picture is
-restored on its own, with seed 0 and the checkpoint's sampling unless a column says otherwise. Each
+the preset realesrgan of `imaging.degrade`. Labels are asked for on a third, "graded", too, and each
+share that is right stands beside what the most frequent label would get. Every picture is restored
+on its own, with seed 0 and the checkpoint's sampling unless a column says otherwise. Each
 restoration is kept, in a folder of this checkpoint, and not made again, so a run that was
 interrupted goes on.
 """
