@@ -14,7 +14,9 @@ import argparse
 import json
 import logging
 import math
+import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -603,10 +605,20 @@ class Trainer:
         if s.export_every:
             self.export(self.out / "checkpoint")
 
-    def close(self) -> None:
-        """Leave the group of processes, after which nothing of this process can train."""
-        # a process that exits with its group open may be aborted by the group's own threads
+    def quit(self) -> None:
+        """Leave the group of processes, as the last act of a program.
+
+        Of several processes each ends here, with status 0: torch's caches keep the group's threads
+        alive, and one that wants the interpreter while it is taken down aborts the process.
+        """
+        several = self.accelerator.num_processes > 1
+        self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        if several:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
     # Files
 
@@ -826,7 +838,7 @@ def main() -> None:
     except (TrainingError, DataSetError, CheckpointError) as error:
         parser.error(str(error))
     trainer.run()
-    trainer.close()
+    trainer.quit()
 
 
 if __name__ == "__main__":

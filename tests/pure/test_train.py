@@ -518,13 +518,13 @@ def run_main(monkeypatch, *arguments):
         def run(self):
             made.append("ran")
 
-        def close(self):
-            made.append("closed")
+        def quit(self):
+            made.append("quit")
 
     monkeypatch.setattr(pure.train, "Trainer", Fake)
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     pure.train.main()
-    assert made[1:] == ["ran", "closed"]
+    assert made[1:] == ["ran", "quit"]
     return made[0]
 
 

@@ -72,7 +72,7 @@ def main() -> None:
     settings = replace(SETTINGS, sharding="full", export_every=1)
     trainer = train.Trainer(settings, data, vq, out / "read", start=start)
     trainer.export(out / "read" / "again")
-    trainer.close()
+    trainer.quit()
 
 
 if __name__ == "__main__":
