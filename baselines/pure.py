@@ -246,6 +246,6 @@ METHODS = (
         source="trained by this project, see its model card",
         licence="see NOTICE: trained on photographs under several licences",
         order=40,
-        own="mu 5, k 1 to 2000, temperature 0.9; its own guidance, 2.5; 256 px tiles",
+        own="mu 3.5, k 1 to 100, temperature 0.5, guidance 2.5; 256 px tiles",
     ),
 )

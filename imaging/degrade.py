@@ -509,11 +509,8 @@ class Thresholds:
     noise: tuple[float, float]
 
 
-# Tertiles of the scores of 1,200 crops of photographs, 60 % of them degraded by the preset
-# "realesrgan" and the others by "mild", rounded; with them labels are about balanced.
-THRESHOLDS = Thresholds(blur=(2.25, 3.1), noise=(5.0, 9.0))
 # Between the bands of the preset "graded".
-GRADED_THRESHOLDS = Thresholds(blur=(2.2, 7.5), noise=(3.2, 9.5))
+THRESHOLDS = Thresholds(blur=(2.2, 7.5), noise=(3.2, 9.5))
 
 
 def scores(

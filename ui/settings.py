@@ -90,6 +90,9 @@ class Settings:
         device = variables.get("PURE_DEVICE", "").strip() or _device()
         default = RELEASED_ID if device.startswith("cuda") and _gib() >= RELEASED_GIB else "nano"
         checkpoint = variables.get("PURE_CHECKPOINT", "").strip() or default
+        ahead = _switch(variables, "PURE_AHEAD")
+        if ahead and not device.startswith("cuda"):
+            raise SettingsError("PURE_AHEAD=1 needs a GPU: on a CPU a compiled block is slower")
         return cls(
             checkpoint=checkpoint,
             device=device,
@@ -105,7 +108,7 @@ class Settings:
             ),
             weights=Path(variables.get("WEIGHTS_DIR", "").strip() or cls.weights),
             offload=_switch(variables, "PURE_OFFLOAD"),
-            ahead=_switch(variables, "PURE_AHEAD"),
+            ahead=ahead,
             results=Path(variables.get("PURE_RESULTS", "").strip() or cls.results),
             study=StudyPlace(
                 Path(variables.get("STUDY", "").strip() or STUDY),

@@ -163,10 +163,10 @@ def test_a_card_counts_and_hashes_what_there_is(maker, material, tmp_path):
     assert card["label_counts"] == labels
     for name, digest in card["shards_sha256"].items():
         assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-    assert card["labels"]["thresholds"] == {"blur": [2.25, 3.1], "noise": [5.0, 9.0]}
+    assert card["labels"]["thresholds"] == {"blur": [2.2, 7.5], "noise": [3.2, 9.5]}
     assert card["settings"]["native"] == 32
     page = (tmp_path / "README.md").read_text()
-    for text in ("| blur | 2.25 | 3.1 |", "| noise | 5 | 9 |", "6 sequences", nano.FORM):
+    for text in ("| blur | 2.2 | 7.5 |", "| noise | 3.2 | 9.5 |", "6 sequences", nano.FORM):
         assert text in page
 
 

@@ -65,6 +65,12 @@ def test_a_switch_that_is_neither_on_nor_off_is_named(gpu):
         Settings.from_environment({"PURE_OFFLOAD": "yes"})
 
 
+def test_compiling_ahead_on_a_cpu_is_refused(gpu):
+    gpu(0)
+    with pytest.raises(SettingsError, match="PURE_AHEAD=1 needs a GPU"):
+        Settings.from_environment({"PURE_AHEAD": "1"})
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
 def test_a_number_that_is_none_is_named(gpu, text):
     gpu(0)
