@@ -21,7 +21,7 @@ from imaging.load import read_photo
 from imaging.maps import heat_map, over_picture
 from pure.checkpoint import CheckpointError
 from pure.pipeline import PurePipeline, RestoreSettings
-from pure.sampling import SamplingConfig, dynamic_k
+from pure.sampling import dynamic_k
 from tools.photos import read_index
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def restoration(pipeline: PurePipeline, examples: Path, shown: Sequence[Shown]) 
 
 def entropy(pipeline: PurePipeline, examples: Path, name: str) -> Image.Image:
     """One example: the result, how unsure each code was, how many candidates were kept."""
-    vq, sampling = pipeline.checkpoint.vq, SamplingConfig()
+    vq, sampling = pipeline.checkpoint.vq, pipeline.checkpoint.sampling
     settings = RestoreSettings(scale=SCALE, seed=SEED, sampling=sampling)
     output = pipeline.restore(read_photo(examples / f"{name}.png"), settings)
     blind = math.log(vq.config.codebook_size)  # nats of a guess among all codes
