@@ -478,16 +478,39 @@ class Engine:
             if mask is None and heads == shared and self.device.type == "cpu":
                 attended = _attended_by_one(queries, *held)
             else:
-                attended = F.scaled_dot_product_attention(
-                    queries[None],
-                    held[0][None],
-                    held[1][None],
-                    attn_mask=mask,
-                    enable_gqa=heads != shared,
-                )[0]
+                causal = isinstance(place, slice) and self.device.type == "cpu"
+                attended = _attended(queries, *held, mask, cache.length if causal else None)
             rows.append(attended[:, :n].transpose(0, 1).reshape(n, -1))
             at += n
         return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(qkv.dtype)
+
+
+def _attended(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, start: int | None
+) -> Tensor:
+    """Attention of queries (heads, n, head_dim) over keys (kv heads, T, head_dim) under a mask.
+
+    If the first query is known to stand at `start`, and each sees nothing after itself, a prompt is
+    read in parts, each over the keys its last query may see: half the work. Keys are left out in
+    whole blocks, so nothing is rounded otherwise.
+    """
+    n, end = queries.shape[1], keys.shape[1]
+    size = n if start is None or mask is None else KEY_BLOCK
+    parts = []
+    for first in range(0, n, size):
+        last = min(first + size, n)
+        seen = end
+        if last < n and start is not None:
+            seen = min(-(-(start + last) // KEY_BLOCK) * KEY_BLOCK, end)
+        part = F.scaled_dot_product_attention(
+            queries[None, :, first:last],
+            keys[None, :, :seen],
+            values[None, :, :seen],
+            attn_mask=None if mask is None else mask[first:last, :seen],
+            enable_gqa=len(queries) != len(keys),
+        )
+        parts.append(part[0])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _attended_by_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -66,6 +66,35 @@ def test_rows_of_any_lengths_equal_whole_sequences(model, reproducible):
         torch.testing.assert_close(torch.cat(part), whole, rtol=0, atol=ATOL)
 
 
+@pytest.mark.parametrize("reproducible", [True, False])
+@pytest.mark.parametrize("before", [0, 300])  # tokens read before
+def test_a_prompt_longer_than_a_block_of_keys_equals_the_whole_sequence(
+    model, reproducible, before
+):
+    ids = ids_of(before + 1100)
+    expected = model.hidden(ids[None])[0]
+    engine = Engine(model, IMAGE_IDS, reproducible=reproducible)
+    cache = engine.cache(len(ids) + 70)
+    hidden = [
+        engine.hidden([part], [cache])[0] for part in (ids[:before], ids[before:]) if len(part)
+    ]
+    torch.testing.assert_close(torch.cat(hidden), expected, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("parts", [[1100], [512, 512, 76], [300, 800], [1, 1099]])
+def test_a_prompt_rounds_alike_in_one_piece_or_in_several(parts):
+    engine = Engine(random_model(CONFIG), IMAGE_IDS)
+    if not engine.reproducible:
+        pytest.skip("this machine has no oneDNN")
+    ids = ids_of(1100)
+
+    def read(parts):
+        cache = engine.cache(1700)
+        return torch.cat([engine.hidden([part], [cache])[0] for part in ids.split(parts)])
+
+    assert torch.equal(read(parts), read([25] * 44))
+
+
 def test_logits_are_those_of_the_model(model):
     hidden = torch.randn(3, 64)
     expected = model.logits(hidden)
