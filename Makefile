@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Small matrices: threads beyond the first wait for each other more than they compute.
-TEST_ENV = OMP_NUM_THREADS=1
+# Small matrices: on a busy machine threads wait for each other more than they compute.
+ONE_THREAD = OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -18,8 +18,8 @@ run: $(VENV)/.installed ## Start the app, on this machine
 	$(BIN)/python app.py
 
 test: $(VENV)/.installed-dev chromium postgres ## Run every test that needs no GPU and no published weights
-	$(TEST_ENV) $(BIN)/python -m pytest --timeout=300
-	$(TEST_ENV) $(BIN)/python -m pytest --timeout=300 -m browser
+	$(ONE_THREAD) $(BIN)/python -m pytest --timeout=300
+	$(ONE_THREAD) $(BIN)/python -m pytest --timeout=300 -m browser
 
 lint: $(VENV)/.installed-dev ## Check style, formatting and types
 	$(BIN)/ruff check
@@ -35,24 +35,24 @@ data: $(VENV)/.installed ## Gather the training photographs into data/ (needs ap
 	$(BIN)/python -m tools.perceptual_weights
 
 figures: $(VENV)/.installed-dev chromium ## Make the pictures of README and docs again
-	$(BIN)/python -m tools.figures
+	$(ONE_THREAD) $(BIN)/python -m tools.figures
 	$(BIN)/python -m tools.study_screens
 
 gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again, and the study of its pictures
-	$(BIN)/python -m tools.gallery
+	$(ONE_THREAD) $(BIN)/python -m tools.gallery
 	$(BIN)/python -m tools.study_demo
 
 nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (needs make data)
-	$(BIN)/python -m tools.nano_eval
+	$(ONE_THREAD) $(BIN)/python -m tools.nano_eval
 
 tiny: $(VENV)/.installed-dev ## Make tiny random checkpoints of the diffusion methods (OUT=weights-tiny)
 	$(BIN)/python -m baselines.tiny all $(or $(OUT),weights-tiny)
 
 bench: $(VENV)/.installed ## Measure decoding: paired rounds, one thread (STAGES=nano: only that)
-	$(TEST_ENV) $(BIN)/python -m tools.bench $(STAGES)
+	$(ONE_THREAD) $(BIN)/python -m tools.bench $(STAGES)
 
 bench-check: $(VENV)/.installed ## Fail where decoding lost 30 % of a recorded gain (a short run)
-	$(TEST_ENV) $(BIN)/python -m tools.bench $(or $(STAGES),speed nano) --quick --rounds 3 --check
+	$(ONE_THREAD) $(BIN)/python -m tools.bench $(or $(STAGES),speed nano) --quick --rounds 3 --check
 
 # The browser tests drive the system's Chromium. Where it is missing and cannot be installed they
 # skip with a sentence, but never in CI, where nobody would notice.

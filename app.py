@@ -10,6 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+# Read when torch is imported: docs/decisions/0032-threads-that-do-not-wait-long.md
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 with suppress(ImportError):
     import spaces  # noqa: F401 - before anything can touch CUDA, as ZeroGPU asks
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+# Read when torch is imported: docs/decisions/0032-threads-that-do-not-wait-long.md
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch
 from PIL import Image
 
