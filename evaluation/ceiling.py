@@ -53,7 +53,7 @@ def measure(folder: Path, checkpoint: str, *, device: str = "cpu") -> int:
         reference = read_photo(path)
         card = {
             "method": name,
-            "title": f"References through the tokenizer of {Path(checkpoint).name}",
+            "title": f"Ceiling: tokenizer of {Path(checkpoint).name}",
             "family": FAMILY,
             "input_sha256": pixels_sha256(reference),
             "parameters": sum(p.numel() for p in vq.parameters()),

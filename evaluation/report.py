@@ -210,6 +210,11 @@ def _number(metric: str, value: float | None) -> str:
     return NONE if value is None else f"{value:.{DIGITS.get(metric, 4)}f}"
 
 
+def _cost(value: float) -> str:
+    """Three digits, and never as a power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def costs(summary: Summary) -> Table:
     """Parameters and seconds: measured here, and the paper's Table 4."""
     rows = [
@@ -377,8 +382,8 @@ def _plane(summary: Summary) -> Figure | None:
     metrics = table()
     figure = go.Figure()
     curves: dict[tuple[Any, ...], list[Row]] = {}
-    for index, row in enumerate(rows):
-        _point(figure, row, index, row.means["psnr_y"], row.means[y])
+    for row in rows:
+        _point(figure, summary, row, row.means["psnr_y"], row.means[y])
         if row.details.get("sampling") == "dynamic":
             same = tuple(row.details.get(key) for key in ("checkpoint", "guidance", *DRAWN))
             curves.setdefault(same, []).append(row)
@@ -423,8 +428,8 @@ def _pareto(summary: Summary, axis: str) -> Figure | None:
     if len(points) < 2:
         return None
     figure = go.Figure()
-    for index, (x, row) in enumerate(points):
-        _point(figure, row, index, x, row.means[y])
+    for x, row in points:
+        _point(figure, summary, row, x, row.means[y])
     front = frontier(
         [(x, row.means[y] * (1 if metric.better == "lower" else -1)) for x, row in points]
     )
@@ -446,7 +451,7 @@ def _pareto(summary: Summary, axis: str) -> Figure | None:
             "",
             ("Method", label, metric.title, "Not beaten in both"),
             tuple(
-                (row.title, f"{x:,.3g}", _number(y, row.means[y]), "yes" if i in front else "no")
+                (row.title, _cost(x), _number(y, row.means[y]), "yes" if i in front else "no")
                 for i, (x, row) in enumerate(points)
             ),
         ),
@@ -510,13 +515,14 @@ def scatter(summary: Summary, x: str, y: str) -> Figure | None:
     )
 
 
-def _point(figure: go.Figure, row: Row, index: int, x: float, y: float) -> None:
+def _point(figure: go.Figure, summary: Summary, row: Row, x: float, y: float) -> None:
+    """A method as one point, marked alike in every figure of its set."""
     figure.add_scatter(
         x=[x],
         y=[y],
         mode="markers",
         name=row.title,
-        marker=_marker(index, 12),
+        marker=_marker(summary.rows.index(row), 12),
         customdata=[row.method],
         # by itself, for names beside points lie on each other where methods are alike
         hovertemplate=f"{html.escape(row.title)}<br>%{{x}}, %{{y}}<extra></extra>",

@@ -65,14 +65,16 @@ CSS = """
 .numbers-table table.sortable { border: 0; border-collapse: collapse; width: 100%;
   font-size: .95rem;
   font-variant-numeric: tabular-nums; }
-.numbers-table .sortable :is(th, td) { padding: .3rem .6rem; text-align: right;
+/* a list and not `:is`: inside that Gradio adds its scope, and the rule outweighs those below */
+.numbers-table .sortable th, .numbers-table .sortable td { padding: .3rem .6rem; text-align: right;
   white-space: nowrap; border: 0; border-bottom: 1px solid var(--border-color-primary); }
 .numbers-table .sortable :is(thead, tbody, tr) { border: 0; }
 .numbers-table .sortable :is(th, td):first-child { text-align: left; }
+.numbers-table .sortable td:first-child { min-width: 7.5rem; white-space: normal; }
 .numbers-table .sortable th { vertical-align: bottom; white-space: normal; }
 .numbers-table .sortable th button { min-height: 44px; padding: 0; font-size: .9rem;
   font-weight: 600; text-align: inherit; color: inherit; background: none; border-radius: 0;
-  box-shadow: none; cursor: pointer; line-height: 1.3; }
+  box-shadow: none; cursor: pointer; line-height: 1.3; white-space: normal; }
 .numbers-table .sortable th button:hover { text-decoration: underline; }
 .numbers-table th[aria-sort=ascending] button::after { content: " ▴"; }
 .numbers-table th[aria-sort=descending] button::after { content: " ▾"; }

@@ -62,3 +62,17 @@ def test_a_click_on_a_columns_head_sorts_and_ranks_and_another_turns_it_round(pa
     assert column("Method") == sorted(column("Method"), key=str.lower)
     assert set(ranks()) == {None}
     assert page.watch.complaints == []
+
+
+def test_a_methods_long_name_leaves_its_numbers_in_sight(page):
+    page.get_by_role("tab", name="Numbers").click()
+    table = page.locator(".numbers-table").first
+    table.wait_for()
+    right = table.evaluate(
+        """part => {
+          const row = part.querySelector('tbody tr');
+          row.cells[0].textContent = 'Some method (saved outputs, second run)';
+          return row.cells[2].getBoundingClientRect().right;
+        }"""
+    )
+    assert right <= table.evaluate("part => part.getBoundingClientRect().right")

@@ -166,6 +166,25 @@ def test_every_figure_has_its_numbers_in_a_table(folder):
         assert sum(len(trace.x) for trace in points) == len(figure.table.rows)
 
 
+def test_a_method_is_marked_alike_in_every_figure(folder):
+    """Also where a method before it is left out of one, for want of seconds or parameters."""
+    add(folder, "a first", {"psnr_y": [1, 2, 3], "niqe": [9, 9, 9]}, parameters=1_502_134_000)
+    marks = {}
+    for figure in report.figures(summarise(folder)):
+        for trace in figure.figure.data:
+            if "markers" in trace.mode:
+                marks.setdefault(trace.name, set()).add((trace.marker.color, trace.marker.symbol))
+    assert set(marks) == {"A First", "Sharp", "Smooth"}
+    assert [len(found) for found in marks.values()] == [1, 1, 1]
+    assert len(set.union(*marks.values())) == 3
+
+
+def test_costs_are_read_without_powers_of_ten(folder):
+    add(folder, "large", {"psnr_y": [1, 2, 3], "niqe": [9, 9, 9]}, parameters=1_502_134_000)
+    (figure,) = [f for f in report.figures(summarise(folder)) if "against parameters" in f.title]
+    assert [row[:2] for row in figure.table.rows] == [("Large", "1,502"), ("Sharp", "16")]
+
+
 def test_a_point_of_the_scatter_knows_its_method_and_picture(folder):
     figure = report.scatter(summarise(folder), "psnr_y", "niqe").figure
     assert [tuple(place) for place in figure.data[1].customdata] == [
