@@ -40,6 +40,8 @@ LATE = {
 # The entry point: `spaces` wants to be there before CUDA, and Gradio's switches before Gradio.
 EARLY_MAY = {"app": {"spaces"}, "examples": {"gradio_client"}}
 ENVIRONMENT_MAY = Path("ui/settings.py")
+# may set variables that a library reads when it is imported
+PROGRAMS = (Path("app.py"), Path("pure/__main__.py"))
 
 FILES = sorted(
     path.relative_to(ROOT)
@@ -84,14 +86,28 @@ def is_environment(node):
 
 
 def settings_of(tree):
-    """Lines that set an environment variable to a constant: `os.environ["NAME"] = "value"`."""
-    return [
+    """Lines that give a library a constant through the environment before it is imported.
+
+    `os.environ["NAME"] = "value"`, and `os.environ.setdefault("NAME", "value")`.
+    """
+    assigned = [
         node.lineno
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign)
         and isinstance(node.value, ast.Constant)
         and all(isinstance(t, ast.Subscript) and is_environment(t.value) for t in node.targets)
     ]
+    defaults = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr)  # what it returns is not used
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Attribute)
+        and node.value.func.attr == "setdefault"
+        and is_environment(node.value.func.value)
+        and all(isinstance(argument, ast.Constant) for argument in node.value.args)
+    ]
+    return assigned + defaults
 
 
 @pytest.fixture(params=FILES, ids=str)
@@ -150,7 +166,7 @@ def test_heavy_packages_are_imported_late(file, tree):
 
 def test_the_environment_is_read_in_one_place_and_not_on_import(file, tree):
     where = tree if file != ENVIRONMENT_MAY else ast.Module([], [])
-    written = settings_of(tree) if layer_of(file) == "app" else []
+    written = settings_of(tree) if file in PROGRAMS else []
     read = [node.lineno for node in ast.walk(where) if is_environment(node)]
     early = [node.lineno for node in at_import(tree) if is_environment(node)]
     assert set(read + early) <= set(written)
