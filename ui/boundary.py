@@ -51,11 +51,12 @@ VISITOR_ERRORS = (
     VotesError,
 )
 
-# Seconds a pass of the transformer takes, for estimates before the first run has been timed.
+# Seconds a token takes to be written, for estimates before the first run has been timed. Not those
+# of a pass: how many tokens a pass decides depends on decoder and photo.
 # Nano: measured on two busy CPU cores. On a GPU: a guess for 7B in bfloat16, to be measured.
-CPU_SECONDS_PER_PASS = 0.006
-GPU_SECONDS_PER_PASS = 0.03
-TEXT_PASSES = 60  # label and caption, roughly
+CPU_SECONDS_PER_TOKEN = 0.006
+GPU_SECONDS_PER_TOKEN = 0.03
+TEXT_TOKENS = 60  # label and caption, roughly
 LEASE_MARGIN = 1.3  # a lease that runs out loses the picture
 COMPILE_SECONDS = 600  # of a GPU, to compile a block; a guess
 LEASE_SECONDS = 15  # never less: waking up takes a while
@@ -134,7 +135,7 @@ class Model:
         self.factor: int = checkpoint.vq.factor
         self.codes: int = checkpoint.vq.config.codebook_size
         self.sampling: SamplingConfig = checkpoint.sampling
-        self.seconds_per_pass = CPU_SECONDS_PER_PASS if device == "cpu" else GPU_SECONDS_PER_PASS
+        self.seconds_per_token = CPU_SECONDS_PER_TOKEN if device == "cpu" else GPU_SECONDS_PER_TOKEN
         self._leased = lease(self._stream, self.lease_seconds)
 
     def stream(self, image: Image.Image, settings: RestoreSettings) -> Iterator[Event]:
@@ -150,8 +151,8 @@ class Model:
                     event = next(events, None)
                 if event is None:
                     return
-                if isinstance(event, Done) and event.output.passes:
-                    self.seconds_per_pass = sum(event.output.seconds.values()) / event.output.passes
+                if isinstance(event, Done) and event.output.steps:
+                    self.seconds_per_token = sum(event.output.seconds.values()) / event.output.steps
                 yield event
         finally:
             events.close()
@@ -160,14 +161,14 @@ class Model:
         # guarded on this side of the lease, too: only gr.Error keeps its text on the way back
         yield from guarded(self._pipeline.stream)(image, settings)
 
-    def passes(self, size: tuple[int, int], scale: int) -> int:
-        """Runs of the transformer it takes to restore a photo of a size, roughly."""
+    def tokens(self, size: tuple[int, int], scale: int) -> int:
+        """Tokens that are written to restore a photo of a size, roughly."""
         per_tile = (self.native // self.factor) ** 2
-        return self._pipeline.tiles(size, scale) * per_tile + TEXT_PASSES
+        return self._pipeline.tiles(size, scale) * per_tile + TEXT_TOKENS
 
     def seconds(self, size: tuple[int, int], scale: int) -> float:
         """How long that takes, at the pace of the last run."""
-        return self.passes(size, scale) * self.seconds_per_pass
+        return self.tokens(size, scale) * self.seconds_per_token
 
     def lease_seconds(self, image: Image.Image, settings: RestoreSettings) -> int:
         """Seconds of GPU to ask for; takes what the leased function takes."""

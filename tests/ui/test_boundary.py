@@ -15,7 +15,7 @@ from pure import ahead
 from pure.pipeline import Done, PurePipeline, RestoreSettings
 from tests.ui.fake_pipeline import FakePipeline
 from ui import boundary
-from ui.boundary import LEASE_SECONDS, TEXT_PASSES, Model, describe, guarded, lease, sentence
+from ui.boundary import LEASE_SECONDS, TEXT_TOKENS, Model, describe, guarded, lease, sentence
 
 PHOTO = Image.new("RGB", (16, 8), (200, 100, 50))
 
@@ -101,7 +101,7 @@ def test_the_lease_takes_what_the_leased_function_takes():
 def test_the_lease_grows_with_tiles_and_tokens():
     model = Model(FakePipeline(), device="cuda")
     settings = RestoreSettings(scale=4)
-    assert model.passes((64, 64), 4) == 64 * 16 + TEXT_PASSES
+    assert model.tokens((64, 64), 4) == 64 * 16 + TEXT_TOKENS
     long = model.lease_seconds(Image.new("RGB", (64, 64)), settings)
     assert long > model.seconds((64, 64), 4)
     assert model.lease_seconds(PHOTO, settings) == LEASE_SECONDS
@@ -109,8 +109,10 @@ def test_the_lease_grows_with_tiles_and_tokens():
 
 def test_the_pace_is_that_of_the_last_run():
     model = Model(FakePipeline(rows=4))
-    list(model.stream(PHOTO, RestoreSettings()))
-    assert model.seconds_per_pass == pytest.approx(0.6 / 6)
+    output = list(model.stream(PHOTO, RestoreSettings()))[-1].output
+    assert (output.steps, output.passes) == (24, 6)  # decoded in parallel
+    per_token = 0.6 / 24
+    assert model.seconds((64, 64), 4) == pytest.approx(model.tokens((64, 64), 4) * per_token)
 
 
 def test_after_closing_there_are_no_more_passes():
