@@ -39,7 +39,7 @@ figures: $(VENV)/.installed-dev chromium ## Make the pictures of README and docs
 	$(BIN)/python -m tools.study_screens
 
 gallery: $(VENV)/.installed ## Make the gallery of the Compare tab again, and the study of its pictures
-	$(ONE_THREAD) $(BIN)/python -m tools.gallery
+	$(BIN)/python -m tools.gallery
 	$(BIN)/python -m tools.study_demo
 
 nano-eval: $(VENV)/.installed ## Measure PURE-nano on held-out photographs (needs make data)
