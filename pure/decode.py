@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pure.capture import Reader, recorder
 from pure.engine import Engine
-from pure.grammar import Answer, Grammar, Grid
+from pure.grammar import Answer, Grammar, Grid, Phase
 from pure.jacobi import parallel
 from pure.picture import Picture, Step, predict
 from pure.rows import rows
@@ -181,6 +181,8 @@ class Conversation:
     def write_text(self, *, given: Sequence[int] = (), label_only: bool = False) -> Iterator[Step]:
         """The model's own label and caption, its most likely token each time.
 
+        Where the grammar leaves one token nothing is asked; it is read with the next question.
+
         Args:
             given: ids the text begins with, for example of an edited label.
             label_only: stop after the first sentence.
@@ -197,10 +199,14 @@ class Conversation:
             phase = answer.expected().phase
             answer.push(token)
             yield Step(phase, token)
-        while (expected := answer.expected()).ids is not None:
-            logits = self.engine.logits(self._after(answer.ids))[0]
-            choices = expected.ids.to(self.engine.device)
-            token = int(choices[logits[choices].argmax()])
+        while (expected := answer.expected()).phase is not Phase.BEGIN_IMAGE:
+            if expected.forced is not None:
+                token = expected.forced
+            else:
+                assert expected.ids is not None
+                logits = self.engine.logits(self._after(answer.ids))[0]
+                choices = expected.ids.to(self.engine.device)
+                token = int(choices[logits[choices].argmax()])
             if token == self.grammar.vocab.begin_image:
                 return
             answer.push(token)

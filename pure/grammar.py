@@ -231,6 +231,8 @@ class Answer:
             return Expected(phase, forced=self._begun[n])
         elif n < self._limit and not (self._label_only and self._labelled):
             choices = self.grammar.own_text(self.ids)
+            if choices is not None and len(choices) == 1:
+                return Expected(phase, forced=int(choices))
             if choices is not None:
                 return Expected(phase, ids=choices)
         return Expected(Phase.BEGIN_IMAGE, forced=vocab.begin_image)

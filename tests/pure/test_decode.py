@@ -243,6 +243,21 @@ def test_forced_ids_cost_no_pass(engine, grammar, prompt, text):
     assert engine.passes == before + 1 + 4 * 8  # prompt, codes; the text rides along
 
 
+def test_a_word_the_form_leaves_alone_costs_no_pass(transformer, engine, prompt, vocab):
+    """And it is read before the next is chosen: the text is the one that asks at every place."""
+    one, two, three, four = vocab.text[:4]
+    form = [[one, two], [three], [four], [one, two, three, four]]
+    formed = Conversation(engine, Grammar(vocab, form=form), prompt, Grid(4, 4))
+    before = engine.passes
+    written = [step.id for step in formed.write_text()]
+    assert engine.passes == before + 1  # of the first choice the prompt's state decides
+    expected: list[int] = []
+    for ids in form:
+        logits = transformer(torch.tensor([[*prompt, *expected]]))[0, -1]
+        expected.append(max(ids, key=lambda token: float(logits[token])))
+    assert written == expected
+
+
 def test_all_codes_known_need_no_pass(engine, grammar, prompt):
     known = torch.zeros(4, 4, dtype=torch.long)
     before = engine.passes

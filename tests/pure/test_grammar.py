@@ -197,7 +197,7 @@ def test_a_form_says_what_stands_at_each_place_and_where_the_text_ends(vocab):
     answer = formed(vocab)
     assert answer.expected().ids.tolist() == sorted([one, two])
     answer.push(two)
-    assert answer.expected().ids.tolist() == [three]
+    assert answer.expected().forced == three
     with pytest.raises(GrammarError):
         answer.push(one)
     answer.push(three)
@@ -209,7 +209,7 @@ def test_a_text_that_begins_as_the_form_wants_goes_on_so(vocab):
     answer = formed(vocab, begun=[one])
     assert answer.expected().forced == one
     answer.push(one)
-    assert answer.expected().ids.tolist() == [three]
+    assert answer.expected().forced == three
 
 
 @pytest.mark.parametrize("places", [1, 3])
