@@ -144,7 +144,7 @@ class Conversation:
         self._cond = engine.cache(len(self.prompt) + text_limit + grid.body + 5)
         self._text: list[int] = []  # what follows the prompt in the cache, as far as it reaches
         ids = torch.tensor(self.prompt, device=engine.device)
-        self._after_prompt = engine.hidden([ids], [self._cond])[0][-1:]  # (1, hidden)
+        [self._after_prompt] = engine.hidden([ids], [self._cond], last=True)  # (1, hidden)
 
     def fork(self) -> "Conversation":
         """The same conversation with a cache of its own, copied, so that both can go on."""
@@ -172,7 +172,7 @@ class Conversation:
             return self._after_prompt
         shared = self._keep(text, len(text) - 1)  # the last is read again, for its state
         ids = torch.tensor(text[shared:], device=self.engine.device)
-        return self.engine.hidden([ids], [self._cond])[0][-1:]
+        return self.engine.hidden([ids], [self._cond], last=True)[0]
 
     def _check(self, text: Sequence[int]) -> None:
         if len(text) > self.text_limit:

@@ -138,6 +138,23 @@ def fastest(weight: Tensor, between: int = 0) -> tuple[str, Product]:
 
 
 @dataclass(frozen=True)
+class _Causal:
+    """The mask of tokens that begin a sequence: each sees itself and what precedes it.
+
+    Attributes:
+        queries: rows, those that only fill a block included.
+        keys: likewise.
+    """
+
+    queries: int
+    keys: int
+
+
+# What new tokens may see: (queries, keys) to add to the scores; None: everything.
+Mask = Tensor | _Causal | None
+
+
+@dataclass(frozen=True)
 class _Held:
     """What a block needs to know of a cache whose mask says how much of it counts."""
 
@@ -227,10 +244,14 @@ class Engine:
         return KVCache(self.config, capacity, device=self.device, dtype=self.dtype)
 
     @torch.inference_mode()
-    def hidden(self, rows: Sequence[Tensor], caches: Sequence[KVCache]) -> list[Tensor]:
+    def hidden(
+        self, rows: Sequence[Tensor], caches: Sequence[KVCache], *, last: bool = False
+    ) -> list[Tensor]:
         """Final hidden states (T, hidden) of each row's new ids (T,); rows may differ in T.
 
-        The ids are appended to the row's cache, and positions count on from its length.
+        The ids are appended to the row's cache, and positions count on from its length. With
+        `last` the states are those of each row's last id, (1, hidden), and the last block does
+        no more for the others than keep their keys and values.
 
         Raises:
             ValueError: a cache has no room, or their number is not that of the rows.
@@ -247,9 +268,14 @@ class Engine:
         places: list[Place] = [
             slice(c.length, c.length + n) for c, n in zip(caches, lengths, strict=True)
         ]
-        masks = [self._mask(cache, n) for cache, n in zip(caches, lengths, strict=True)]
+        masks = [self._mask(c, c.length, n) for c, n in zip(caches, lengths, strict=True)]
+        ends = None
+        if last:
+            ends = [
+                self._mask(c, c.length + n - 1, 1) for c, n in zip(caches, lengths, strict=True)
+            ]
         self.passes += 1
-        hidden = self.run(rows, caches, places, masks)
+        hidden = self.run(rows, caches, places, masks, ends=ends)
         for cache, n in zip(caches, lengths, strict=True):
             cache.length += n
         return hidden
@@ -263,7 +289,7 @@ class Engine:
         A token sees what the cache holds before its place, as `KVCache.length` says, and what was
         put at single places before its own since. The length does not change.
         """
-        masks: list[Tensor | None] = []
+        masks: list[Mask] = []
         for cache, at in zip(caches, places, strict=True):
             cache.mark(at)
             keys = torch.arange(cache.capacity, device=self.device)
@@ -339,14 +365,16 @@ class Engine:
         rows: Sequence[Tensor],
         caches: Sequence[KVCache],
         places: Sequence[Place],
-        masks: Sequence[Tensor | None],
+        masks: Sequence[Mask],
         block: BlockFunction | None = None,
+        ends: Sequence[Mask] | None = None,
     ) -> list[Tensor]:
         """One pass: each row's ids at its places in its cache, under its mask.
 
         What `hidden` and `hidden_at` share. With places and masks that are tensors nothing in it
         depends on how much the caches hold, so that it can be recorded (`pure.capture`). Then
-        `block` may be a compiled `Engine.block`.
+        `block` may be a compiled `Engine.block`. With `ends`, masks of each row's last token, the
+        states are those of these tokens.
         """
         self.tabulate(max(cache.capacity for cache in caches))
         cos = torch.cat([self._cos[place] for place in places])  # (n, 1, head_dim)
@@ -354,7 +382,10 @@ class Engine:
         lengths = [len(row) for row in rows]
         x = F.embedding(torch.cat(list(rows)), self._embedding)  # (n, hidden)
         for i, layer in enumerate(self._layers):
-            if block is None:
+            if ends is not None and i == len(self._layers) - 1:
+                x = self._block(x, layer, i, cos, sin, lengths, caches, places, ends, last=True)
+                lengths = [1] * len(rows)
+            elif block is None:
                 x = self._block(x, layer, i, cos, sin, lengths, caches, places, masks)
             else:
                 keys, values = [c.keys[i] for c in caches], [c.values[i] for c in caches]
@@ -392,19 +423,20 @@ class Engine:
         lengths = [len(place) for place in places]
         return self._block(x, layer, 0, cos, sin, lengths, caches, places, masks)
 
-    def _mask(self, cache: KVCache, n: int) -> Tensor | None:
-        """What `n` new tokens may see, (queries, keys) to add to the scores; None: everything.
+    def _mask(self, cache: KVCache, start: int, n: int) -> Mask:
+        """What `n` tokens from `start` on may see, once the cache holds them.
 
         In whole blocks where rounding is to be reproducible. The last block of keys may be a
         short one: it ends with the cache, for one token as for many.
         """
-        start = cache.length
         queries, keys = n, start + n
         if self.reproducible:
             queries = -(-n // QUERY_BLOCK) * QUERY_BLOCK
             keys = min(-(-keys // KEY_BLOCK) * KEY_BLOCK, cache.capacity)
         elif n == 1:
             return None
+        if start == 0:
+            return _Causal(queries, keys)
         seen = torch.ones(queries, keys, dtype=torch.bool, device=self.device).tril(start)
         return torch.zeros(queries, keys, dtype=self.dtype, device=self.device).masked_fill(
             ~seen, -torch.inf
@@ -420,12 +452,21 @@ class Engine:
         lengths: Sequence[int],
         caches: Sequence[KVCache | _Held],
         places: Sequence[Place],
-        masks: Sequence[Tensor | None],
+        masks: Sequence[Mask],
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """One block over the packed tokens `x` (n, hidden)."""
+        """One block over the packed tokens `x` (n, hidden), or only each row's last (rows, hidden).
+
+        Masks are then those of the last tokens.
+        """
         swin = self.config.swin_norm
         qkv = layer.qkv(x if swin else self._normed(x, layer.attention_norm))
-        h = layer.out(self._attend(qkv, layer, index, cos, sin, lengths, caches, places, masks))
+        asking = [1] * len(lengths) if last else lengths
+        attended = self._attend(qkv, layer, index, cos, sin, lengths, asking, caches, places, masks)
+        h = layer.out(attended)
+        if last:
+            x = torch.stack([part[-1] for part in x.split(list(lengths))])
         x = x + (self._normed(h, layer.attention_norm) if swin else h)
         gate, up = layer.gate_up(x if swin else self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
         h = layer.down(F.silu(gate) * up)
@@ -447,11 +488,16 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         lengths: Sequence[int],
+        asking: Sequence[int],
         caches: Sequence[KVCache | _Held],
         places: Sequence[Place],
-        masks: Sequence[Tensor | None],
+        masks: Sequence[Mask],
     ) -> Tensor:
-        """Append each row's keys and values to its cache and attend to all of it: (n, hidden)."""
+        """Append each row's keys and values to its cache and let its last `asking` attend to all.
+
+        Returns:
+            (all that ask, hidden).
+        """
         heads, shared = self.config.num_attention_heads, self.config.num_key_value_heads
         dim = self.config.head_dim
         qkv = qkv.view(len(qkv), -1, dim)  # (n, heads + 2 * kv heads, head_dim)
@@ -462,55 +508,33 @@ class Engine:
         q, k = qk.transpose(0, 1).split([heads, shared])  # (heads, n, head_dim)
         v = qkv[:, heads + shared :].transpose(0, 1)
         rows, at = [], 0
-        for n, cache, place, mask in zip(lengths, caches, places, masks, strict=True):
+        for n, asks, cache, place, mask in zip(lengths, asking, caches, places, masks, strict=True):
             end = cache.length + n
             keys, values = cache.keys[index], cache.values[index]
             keys[:, place] = k[:, at : at + n]
             values[:, place] = v[:, at : at + n]
-            queries = q[:, at : at + n]
+            at += n
+            queries = q[:, at - asks : at]
             if mask is not None:
-                queries = F.pad(queries, (0, 0, 0, len(mask) - n))
-                end = mask.shape[1]
+                whole, end = (mask.queries, mask.keys) if isinstance(mask, _Causal) else mask.shape
+                queries = F.pad(queries, (0, 0, 0, whole - asks))
             held = keys[:, :end], values[:, :end]
-            if n <= FEW_QUERIES and self.device.type == "cpu":  # no change in float32
+            if asks <= FEW_QUERIES and self.device.type == "cpu":  # no change in float32
                 queries, held = queries.float(), (held[0].float(), held[1].float())
-                mask = None if mask is None else mask.float()
+                mask = mask.float() if isinstance(mask, Tensor) else mask
             if mask is None and heads == shared and self.device.type == "cpu":
                 attended = _attended_by_one(queries, *held)
             else:
-                causal = isinstance(place, slice) and self.device.type == "cpu"
-                attended = _attended(queries, *held, mask, cache.length if causal else None)
-            rows.append(attended[:, :n].transpose(0, 1).reshape(n, -1))
-            at += n
+                attended = F.scaled_dot_product_attention(
+                    queries[None],
+                    held[0][None],
+                    held[1][None],
+                    attn_mask=mask if isinstance(mask, Tensor) else None,
+                    is_causal=isinstance(mask, _Causal),
+                    enable_gqa=heads != shared,
+                )[0]
+            rows.append(attended[:, :asks].transpose(0, 1).reshape(asks, -1))
         return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(qkv.dtype)
-
-
-def _attended(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, start: int | None
-) -> Tensor:
-    """Attention of queries (heads, n, head_dim) over keys (kv heads, T, head_dim) under a mask.
-
-    If the first query is known to stand at `start`, and each sees nothing after itself, a prompt is
-    read in parts, each over the keys its last query may see: half the work. Keys are left out in
-    whole blocks, so nothing is rounded otherwise.
-    """
-    n, end = queries.shape[1], keys.shape[1]
-    size = n if start is None or mask is None else KEY_BLOCK
-    parts = []
-    for first in range(0, n, size):
-        last = min(first + size, n)
-        seen = end
-        if last < n and start is not None:
-            seen = min(-(-(start + last) // KEY_BLOCK) * KEY_BLOCK, end)
-        part = F.scaled_dot_product_attention(
-            queries[None, :, first:last],
-            keys[None, :, :seen],
-            values[None, :, :seen],
-            attn_mask=None if mask is None else mask[first:last, :seen],
-            enable_gqa=len(queries) != len(keys),
-        )
-        parts.append(part[0])
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _attended_by_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

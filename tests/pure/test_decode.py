@@ -181,7 +181,7 @@ class Scripted(Engine):
         super().__init__(transformer, vocab.code_ids)
         self.start, self.wanted = start, wanted
 
-    def hidden(self, rows, caches):
+    def hidden(self, rows, caches, *, last=False):
         for row, cache in zip(rows, caches, strict=True):
             cache.length += len(row)
         at = caches[0].length - self.start
@@ -222,9 +222,9 @@ def test_guidance_of_one_needs_no_unconditional_rows(engine, grammar, prompt, mo
     rows = []
     hidden = Engine.hidden
 
-    def counted(self, ids, caches):
+    def counted(self, ids, caches, **options):
         rows.append(len(ids))
-        return hidden(self, ids, caches)
+        return hidden(self, ids, caches, **options)
 
     monkeypatch.setattr(Engine, "hidden", counted)
     conversation = Conversation(engine, grammar, prompt, Grid(4, 4))

@@ -95,6 +95,26 @@ def test_a_prompt_rounds_alike_in_one_piece_or_in_several(parts):
     assert torch.equal(read(parts), read([25] * 44))
 
 
+@pytest.mark.parametrize("reproducible", [True, False])
+@pytest.mark.parametrize("before", [0, 3])  # tokens read before
+def test_the_last_states_are_the_last_of_all_states(model, reproducible, before):
+    """And what is read afterwards finds the keys and values of every token."""
+    engine = Engine(model, IMAGE_IDS, reproducible=reproducible)
+    rows, more = [ids_of(before + n, seed=n) for n in (700, 1, 23)], ids_of(5)
+    read = {}
+    for last in (False, True):
+        caches = [engine.cache(len(row) + 30) for row in rows]
+        if before:
+            engine.hidden([row[:before] for row in rows], caches)
+        states = engine.hidden([row[before:] for row in rows], caches, last=last)
+        read[last] = [part[-1:] for part in states] + engine.hidden([more] * 3, caches)
+        assert [len(part) for part in states] == ([1, 1, 1] if last else [700, 1, 23])
+    for ends, whole in zip(read[True], read[False], strict=True):
+        if engine.reproducible:
+            assert torch.equal(ends, whole)
+        torch.testing.assert_close(ends, whole, rtol=0, atol=ATOL)
+
+
 def test_logits_are_those_of_the_model(model):
     hidden = torch.randn(3, 64)
     expected = model.logits(hidden)

@@ -106,9 +106,9 @@ def test_a_pass_reads_both_rows_once_and_nothing_twice(engine, grammar, prompt, 
     read = []
     hidden = Engine.hidden
 
-    def counted(self, rows, caches):
+    def counted(self, rows, caches, **options):
         read.append([len(row) for row in rows])
-        return hidden(self, rows, caches)
+        return hidden(self, rows, caches, **options)
 
     monkeypatch.setattr(Engine, "hidden", counted)
     conversation = Conversation(engine, grammar, prompt, Grid(8, 8))
