@@ -146,7 +146,7 @@ class Row:
     Attributes:
         done: share of all codes decided, 0 to 1.
         preview: the photo so far over the enlarged input, at the result's size, or None when
-            the last preview is recent.
+            the last preview is recent or the result follows at once.
         entropy: as in `PureOutput`, NaN where not decided yet.
         k: as in `PureOutput`, 0 where not decided yet.
     """
@@ -247,7 +247,7 @@ class PurePipeline:
             image: upright RGB, as `imaging.load.read_photo` gives it.
             settings: the defaults if not given.
             preview_seconds: shortest time between previews; None for none. The first comes with
-                the first row.
+                the first row, none with the last.
             decoder: how the picture is written; `self.decoder` if not given. It changes the time
                 and not the result, except in half precision, where rounding does.
             draft: a guess of the result for the parallel decoder: another method's restoration,
@@ -681,8 +681,9 @@ class _Restoration:
     def _restore(
         self, text: list[int], preview_seconds: float | None, decoder: DecoderConfig
     ) -> Iterator[Row]:
-        preview = self.enlarged.copy() if preview_seconds is not None else None
+        preview = self.enlarged.copy()
         shown = -math.inf
+        unpainted: list[_Part] = []  # finished since the last preview
         for tiles in _waves(self.tiles, decoder.batch):
             parts = self.begin(tiles, text)
             if not parts:
@@ -693,23 +694,21 @@ class _Restoration:
                 self.note(step, part)
                 if step.phase is not Phase.NEWLINE:
                     continue
+                done = float((self.codes >= 0).float().mean())
+                now = time.perf_counter()
                 show = None
-                if preview is not None and preview_seconds is not None:
-                    now = time.perf_counter()
-                    if now - shown >= preview_seconds:
-                        self._paint(preview, part)
-                        show, shown = preview.copy(), now
+                if preview_seconds is not None and done < 1 and now - shown >= preview_seconds:
+                    for painted in (*unpainted, part):
+                        self._paint(preview, painted)
+                    unpainted.clear()
+                    show, shown = preview.copy(), now
                 yield Row(
-                    float((self.codes >= 0).float().mean()),
-                    show,
-                    self._cropped(self.entropy).copy(),
-                    self._cropped(self.k).copy(),
+                    done, show, self._cropped(self.entropy).copy(), self._cropped(self.k).copy()
                 )
             if not all(picture.done for picture in pictures):
                 raise _StoppedError
-            if preview is not None:
-                for part in parts:
-                    self._paint(preview, part)
+            if preview_seconds is not None:
+                unpainted += parts
 
     def _window(self, tile: tiling.Tile) -> tuple[slice, slice]:
         """Rows and columns of a tile in the grid of the photo."""

@@ -155,9 +155,43 @@ def test_a_row_is_not_changed_by_later_ones(pipeline):
 def test_previews_have_the_size_of_the_result(pipeline):
     settings = RestoreSettings(guidance="none")
     events = list(pipeline.stream(picture(13, 9), settings, preview_seconds=0))
-    previews = [event.preview for event in events if isinstance(event, Row)]
+    *previews, at_the_end = [event.preview for event in events if isinstance(event, Row)]
     assert all(preview.size == (52, 36) for preview in previews)
     assert len({preview.tobytes() for preview in previews}) > 1
+    assert at_the_end is None  # the result follows
+
+
+def test_a_preview_shows_the_tiles_that_were_finished_before_it(pipeline, monkeypatch):
+    """Those too that were finished while no preview was due."""
+    now = [0.0]
+    monkeypatch.setattr(pure.pipeline.time, "perf_counter", lambda: now[0])
+    side, factor = pipeline.checkpoint.native, pipeline.checkpoint.vq.factor
+    settings = RestoreSettings(guidance="none", colour_fix="none", scale=1)
+    previews = []
+    for event in pipeline.stream(picture(2 * side, side), settings, preview_seconds=50):
+        if isinstance(event, Row) and np.isfinite(event.entropy[:, : side // factor]).all():
+            now[0] = 100.0  # from the second tile on
+        if isinstance(event, Row) and event.preview is not None:
+            previews.append(event.preview)
+    first = torch.from_numpy(event.output.codes)[:, : side // factor]
+    expected = pipeline.checkpoint.vq.decode_image(first)
+    alone = (0, 0, side // 2, side)  # where no other tile reaches
+    assert len(previews) == 2
+    assert np.array_equal(*(np.asarray(shown.crop(alone)) for shown in (previews[1], expected)))
+
+
+def test_no_preview_is_decoded_that_is_not_shown(pipeline, monkeypatch):
+    decoded = []
+    decode_image = type(pipeline.checkpoint.vq).decode_image
+    monkeypatch.setattr(
+        type(pipeline.checkpoint.vq),
+        "decode_image",
+        lambda vq, codes: decoded.append(1) or decode_image(vq, codes),
+    )
+    settings = RestoreSettings(guidance="none")
+    events = list(pipeline.stream(picture(8, 8), settings, preview_seconds=60))
+    shown = sum(event.preview is not None for event in events if isinstance(event, Row))
+    assert (shown, len(decoded)) == (1, 2)  # and the result
 
 
 def test_no_previews_are_made_where_none_are_wanted(pipeline):
