@@ -247,7 +247,8 @@ class Codebook(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Codes of unit vectors `z` (N, D): the nearest row, the lower index on a tie."""
         e = self.unit()
-        distance = (z**2).sum(1, keepdim=True) + (e**2).sum(1) - 2 * z @ e.mT
+        distance = (z**2).sum(1, keepdim=True) + (e**2).sum(1)
+        distance -= 2 * z @ e.mT  # in place: with 16,384 codes this is the largest tensor of all
         return distance.argmin(1)
 
 
