@@ -146,6 +146,11 @@ class Conversation:
         ids = torch.tensor(self.prompt, device=engine.device)
         [self._after_prompt] = engine.hidden([ids], [self._cond], last=True)  # (1, hidden)
 
+    @property
+    def bytes(self) -> int:
+        """Size of the cache that is kept."""
+        return self._cond.bytes
+
     def fork(self) -> "Conversation":
         """The same conversation with a cache of its own, copied, so that both can go on."""
         twin = object.__new__(Conversation)

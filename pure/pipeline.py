@@ -36,6 +36,9 @@ SCALES = (1, 2, 3, 4)
 MAX_OUTPUT_PIXELS = 4096 * 4096
 OVERLAP = 4  # tiles share a quarter of their side; less shows seams, more costs time
 LABEL_TILES = 9  # at most this many tiles are asked for the label
+READINGS_BYTES = (
+    2**29
+)  # of the caches of tiles that were read for the label and are yet to be written
 MAX_SEED = 2**63 - 1
 
 
@@ -481,6 +484,7 @@ class _Restoration:
         self.stop: Callable[[], bool] = lambda: False
         self.whole: Conversation | None = None
         self.earlier: Conversation | None = None
+        self.readings: dict[tiling.Tile, Conversation] = {}
         # tried before the first event, so that a word nobody knows is said at once
         given = Belief((settings.label or "").strip(), (settings.caption or "").strip())
         if (length := len(checkpoint.text.answer(given.text))) > checkpoint.text_limit:
@@ -568,6 +572,8 @@ class _Restoration:
     def _understood(self, label: str, label_ids: list[int]) -> tuple[Belief, list[int]]:
         """`believe`, once the label is there."""
         caption, caption_ids = self._understand(label, label_ids)
+        if len(self.tiles) > 1:
+            self.whole = None  # it only served the caption
         self._lap("understand")
         if self.settings.guidance == "understanding":
             return Belief("", caption), self._ids(caption)  # it opens the answer now
@@ -644,6 +650,8 @@ class _Restoration:
         for i in chosen.round().astype(int):
             conversation = self._converse(self.canvas.crop(self.tiles[i].box))
             answers.append(self._text(conversation, label_only=True))
+            if (len(self.readings) + 1) * conversation.bytes <= READINGS_BYTES:
+                self.readings[self.tiles[i]] = conversation
         labels = [Belief(self.checkpoint.text.decode(ids)) for ids in answers]
         blur = [LEVELS.index(b.blur) for b in labels if b.blur]
         noise = [LEVELS.index(b.noise) for b in labels if b.noise]
@@ -727,7 +735,8 @@ class _Restoration:
         if len(self.tiles) == 1:
             conversation = self._about_whole()
         else:
-            conversation = self._converse(self.canvas.crop(tile.box))
+            read = self.readings.pop(tile, None)
+            conversation = read or self._converse(self.canvas.crop(tile.box))
         window = self._window(tile)
         seen = conversation.seen()
         assert seen is not None  # prompt and answer have one grid

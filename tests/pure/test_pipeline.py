@@ -14,6 +14,7 @@ from pure.engine import Engine
 from pure.grammar import Grid, Phase
 from pure.picture import Step
 from pure.pipeline import (
+    LABEL_TILES,
     MAX_SEED,
     Done,
     Perceived,
@@ -453,6 +454,17 @@ def test_passes_are_the_runs_of_the_transformer(pipeline, passes):
 def test_passes_include_the_text(pipeline, passes, size):
     output = pipeline.restore(picture(*size))
     assert output.passes == len(passes)
+
+
+def test_a_tile_read_for_the_label_is_not_read_again(pipeline, monkeypatch):
+    """As long as there is room for its cache; the result is the same."""
+    photo = picture(20, 12)
+    tiles = pipeline.tiles(photo.size, 4)
+    kept = pipeline.restore(photo)
+    monkeypatch.setattr(pure.pipeline, "READINGS_BYTES", 0)
+    again = pipeline.restore(photo)
+    assert again.passes - kept.passes == LABEL_TILES < tiles
+    assert np.array_equal(pixels(again), pixels(kept))
 
 
 @pytest.mark.parametrize(
