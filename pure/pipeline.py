@@ -39,6 +39,7 @@ LABEL_TILES = 9  # at most this many tiles are asked for the label
 READINGS_BYTES = (
     2**29
 )  # of the caches of tiles that were read for the label and are yet to be written
+PREVIEW_SECONDS = 0.4  # more often costs a CPU too much: a preview is a twentieth of a tile's time
 MAX_SEED = 2**63 - 1
 
 
@@ -239,7 +240,7 @@ class PurePipeline:
         image: Image.Image,
         settings: RestoreSettings | None = None,
         *,
-        preview_seconds: float | None = 0.5,
+        preview_seconds: float | None = PREVIEW_SECONDS,
         decoder: DecoderConfig | None = None,
         draft: "Image.Image | PureOutput | None" = None,
         stop: Callable[[], bool] = lambda: False,
@@ -273,7 +274,7 @@ class PurePipeline:
         *,
         keep_below: bool = True,
         decoder: DecoderConfig | None = None,
-        preview_seconds: float | None = 0.5,
+        preview_seconds: float | None = PREVIEW_SECONDS,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Restore a part of a photo again, for example with another seed or other sampling.

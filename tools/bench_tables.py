@@ -84,7 +84,10 @@ def _nano(results: Results) -> str:
 def _measured(results: Results) -> str:
     nano = results["nano"]
     sides = " × ".join(map(str, nano["grid"]))
-    preview = ", ".join(f"{mode} {_range(value)}" for mode, value in nano["preview"].items())
+    first = {
+        fact: ", ".join(f"{mode} {_range(value[fact])}" for mode, value in nano["preview"].items())
+        for fact in ("seconds", "share")
+    }
     cache = nano["cache"]
     facts = [
         ["weights (SHA-256 begins)", f"`{nano['weights']}`"],
@@ -92,7 +95,8 @@ def _measured(results: Results) -> str:
         ["sampling", ", ".join(f"{key} {value}" for key, value in nano["sampling"].items())],
         ["photos", ", ".join(name.removesuffix(".png") for name in nano["photos"])],
         ["same ids as plain decoding", f"{nano['identical']} of {nano['compared']}"],
-        ["share of the time before the first preview", preview],
+        ["seconds before the first preview", first["seconds"]],
+        ["share of the time before the first preview", first["share"]],
         [
             "both caches, bytes allocated over calculated",
             f"{cache['allocated'] / cache['calculated']:.3f}",
