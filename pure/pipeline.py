@@ -39,7 +39,8 @@ LABEL_TILES = 9  # at most this many tiles are asked for the label
 READINGS_BYTES = (
     2**29
 )  # of the caches of tiles that were read for the label and are yet to be written
-PREVIEW_SECONDS = 0.4  # more often costs a CPU too much: a preview is a twentieth of a tile's time
+PREVIEW_SECONDS = 0.4
+PREVIEW_SHARE = 1 / 3  # of the time may go to previews, where the machine is slow or busy
 MAX_SEED = 2**63 - 1
 
 
@@ -250,8 +251,9 @@ class PurePipeline:
         Args:
             image: upright RGB, as `imaging.load.read_photo` gives it.
             settings: the defaults if not given.
-            preview_seconds: shortest time between previews; None for none. The first comes with
-                the first row, none with the last.
+            preview_seconds: shortest time between previews, longer where they would take more than
+                a third of it; 0 for one with every row, None for none. The first comes with the
+                first row, none with the last.
             decoder: how the picture is written; `self.decoder` if not given. It changes the time
                 and not the result, except in half precision, where rounding does.
             draft: a guess of the result for the parallel decoder: another method's restoration,
@@ -690,9 +692,7 @@ class _Restoration:
     def _restore(
         self, text: list[int], preview_seconds: float | None, decoder: DecoderConfig
     ) -> Iterator[Row]:
-        preview = self.enlarged.copy()
-        shown = -math.inf
-        unpainted: list[_Part] = []  # finished since the last preview
+        previews = None if preview_seconds is None else _Previews(self, preview_seconds)
         for tiles in _waves(self.tiles, decoder.batch):
             parts = self.begin(tiles, text)
             if not parts:
@@ -704,20 +704,16 @@ class _Restoration:
                 if step.phase is not Phase.NEWLINE:
                     continue
                 done = float((self.codes >= 0).float().mean())
-                now = time.perf_counter()
-                show = None
-                if preview_seconds is not None and done < 1 and now - shown >= preview_seconds:
-                    for painted in (*unpainted, part):
-                        self._paint(preview, painted)
-                    unpainted.clear()
-                    show, shown = preview.copy(), now
                 yield Row(
-                    done, show, self._cropped(self.entropy).copy(), self._cropped(self.k).copy()
+                    done,
+                    previews.with_row(part) if previews is not None and done < 1 else None,
+                    self._cropped(self.entropy).copy(),
+                    self._cropped(self.k).copy(),
                 )
             if not all(picture.done for picture in pictures):
                 raise _StoppedError
-            if preview_seconds is not None:
-                unpainted += parts
+            if previews is not None:
+                previews.finished += parts
 
     def _window(self, tile: tiling.Tile) -> tuple[slice, slice]:
         """Rows and columns of a tile in the grid of the photo."""
@@ -769,12 +765,6 @@ class _Restoration:
         self.entropy[row, column] = step.choice.entropy
         self.k[row, column] = step.choice.k
 
-    def _paint(self, preview: Image.Image, part: "_Part") -> None:
-        """Decode a tile, with the input's codes where there are none yet, onto the preview."""
-        codes = self.codes[part.window]
-        mixed = torch.where(codes < 0, part.seen, codes)
-        preview.paste(self.checkpoint.vq.decode_image(mixed), part.tile.box[:2])
-
     def _finish(self) -> Image.Image:
         """Decode the code grid, correct the colour, crop the padding."""
         if len(self.tiles) == 1:
@@ -800,6 +790,45 @@ class _Restoration:
         """Without the padding, cells that are partly in the picture included."""
         width, height = (-(-side // self.factor) for side in self.size)
         return cells[:height, :width]
+
+
+class _Previews:
+    """A photo while it is written: what there is so far over the enlarged input.
+
+    Args:
+        work: whose photo.
+        seconds: shortest time between previews, longer where they would take more than
+            `PREVIEW_SHARE` of it; 0 for one with every row.
+
+    Attributes:
+        finished: tiles that were finished since the last preview.
+    """
+
+    def __init__(self, work: _Restoration, seconds: float) -> None:
+        self._work, self._seconds = work, seconds
+        self._picture = work.enlarged.copy()
+        self._due = -math.inf
+        self.finished: list[_Part] = []
+
+    def with_row(self, part: _Part) -> Image.Image | None:
+        """The preview when a row of a tile is there, or None if none is due."""
+        start = time.perf_counter()
+        if start < self._due:
+            return None
+        for painted in (*self.finished, part):
+            self._paint(painted)
+        self.finished.clear()
+        if self._seconds:
+            spent = time.perf_counter() - start
+            self._due = start + max(self._seconds, spent / PREVIEW_SHARE)
+        return self._picture.copy()
+
+    def _paint(self, part: _Part) -> None:
+        """Decode a tile, with the input's codes where there are none yet."""
+        codes = self._work.codes[part.window]
+        mixed = torch.where(codes < 0, part.seen, codes)
+        tile = self._work.checkpoint.vq.decode_image(mixed)
+        self._picture.paste(tile, part.tile.box[:2])
 
 
 def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:

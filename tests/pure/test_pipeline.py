@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -179,6 +180,33 @@ def test_a_preview_shows_the_tiles_that_were_finished_before_it(pipeline, monkey
     alone = (0, 0, side // 2, side)  # where no other tile reaches
     assert len(previews) == 2
     assert np.array_equal(*(np.asarray(shown.crop(alone)) for shown in (previews[1], expected)))
+
+
+@pytest.mark.parametrize("decoding", [0.0, 0.5, 20.0])
+def test_previews_take_at_most_a_third_of_the_time(pipeline, monkeypatch, decoding):
+    """On a clock where a row takes 2 s and previews are wanted every 2."""
+    now = began = 0.0
+    monkeypatch.setattr(pure.pipeline.time, "perf_counter", lambda: now)
+    decode_image = type(pipeline.checkpoint.vq).decode_image
+
+    def slowly(vq, codes):
+        nonlocal now
+        now += decoding
+        return decode_image(vq, codes)
+
+    monkeypatch.setattr(type(pipeline.checkpoint.vq), "decode_image", slowly)
+    settings = RestoreSettings(guidance="none")
+    rows, previews = 0, []  # when each preview was begun, and how long it took
+    for event in pipeline.stream(picture(16, 16), settings, preview_seconds=2, decoder=PLAIN):
+        if isinstance(event, Row):
+            rows += 1
+            if event.preview is not None:
+                previews.append((began, now - began))
+            now += 2
+        began = now
+    assert (len(previews) == rows - 1) == (decoding < 1)
+    for (begun, took), (next_begun, _) in pairwise(previews):
+        assert next_begun - begun >= 3 * took
 
 
 def test_no_preview_is_decoded_that_is_not_shown(pipeline, monkeypatch):
