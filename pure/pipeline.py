@@ -36,9 +36,7 @@ SCALES = (1, 2, 3, 4)
 MAX_OUTPUT_PIXELS = 4096 * 4096
 OVERLAP = 4  # tiles share a quarter of their side; less shows seams, more costs time
 LABEL_TILES = 9  # at most this many tiles are asked for the label
-READINGS_BYTES = (
-    2**29
-)  # of the caches of tiles that were read for the label and are yet to be written
+READINGS_BYTES = 2**29  # of caches of tiles that were read for the label, until they are written
 PREVIEW_SECONDS = 0.4
 PREVIEW_SHARE = 1 / 3  # of the time may go to previews, where the machine is slow or busy
 MAX_SEED = 2**63 - 1
