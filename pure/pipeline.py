@@ -38,7 +38,7 @@ OVERLAP = 4  # tiles share a quarter of their side; less shows seams, more costs
 LABEL_TILES = 9  # at most this many tiles are asked for the label
 READINGS_BYTES = 2**29  # of caches of tiles that were read for the label, until they are written
 PREVIEW_SECONDS = 0.4
-PREVIEW_SHARE = 1 / 3  # of the time may go to previews, where the machine is slow or busy
+PREVIEW_SHARE = 0.4  # of the time between two may go to a preview, on a slow or busy machine
 MAX_SEED = 2**63 - 1
 
 
@@ -250,8 +250,8 @@ class PurePipeline:
             image: upright RGB, as `imaging.load.read_photo` gives it.
             settings: the defaults if not given.
             preview_seconds: shortest time between previews, longer where they would take more than
-                a third of it; 0 for one with every row, None for none. The first comes with the
-                first row, none with the last.
+                `PREVIEW_SHARE` of it; 0 for one with every row, None for none. The first comes
+                with the first row, none with the last.
             decoder: how the picture is written; `self.decoder` if not given. It changes the time
                 and not the result, except in half precision, where rounding does.
             draft: a guess of the result for the parallel decoder: another method's restoration,
